@@ -1,0 +1,219 @@
+"""Batches: sources, noise and pairing put together, each batch a pure function of (seed, step)."""
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from denoise_cli.data.noise_models import Noise
+from denoise_cli.data.pickles import PickleSource
+from denoise_cli.data.sources import Source
+
+Pairing = Literal["clean", "noise2noise"]
+Indices = NDArray[np.int64]
+
+# What a stream of random numbers is for; part of its seed, so that no two streams are alike.
+ORDER, SAMPLES, VALIDATION = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one training step sees. Tensors are (N, C, P, P) float32, channels-last in memory.
+
+    `clean` is None where nobody knows it. `sigma`: (N,), the noise level of `x` on the 0-255 scale.
+    """
+
+    x: Tensor
+    target: Tensor
+    clean: Tensor | None
+    sigma: Tensor
+
+
+class Samples(Protocol):
+    """Numbered pictures that become training samples."""
+
+    def __len__(self) -> int: ...
+
+    def draw(self, indices: Indices, generator: np.random.Generator) -> Batch:
+        """One fresh sample of each of these pictures."""
+        ...
+
+
+class NoisyPatches:
+    """Random crops of clean pictures, with noise.
+
+    The target is the crop itself or, for noise2noise, a second noisy version of it: both have the same mean,
+    so a squared error leads to the same network (Lehtinen et al., "Noise2Noise", ICML 2018).
+    """
+
+    def __init__(
+        self, source: Source, noise: Noise, *, patch: int, pairing: Pairing = "clean", augment: bool = True
+    ) -> None:
+        self.source, self.noise = source, noise
+        self.patch, self.pairing, self.augment = patch, pairing, augment
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def draw(self, indices: Indices, generator: np.random.Generator) -> Batch:
+        noise2noise = self.pairing == "noise2noise"
+        x, clean, sigmas, targets = [], [], [], []
+        for index in indices:
+            picture = self.source.crop(int(index), self.patch * self.noise.scale, generator)
+            if self.augment:
+                picture = turned(picture, int(generator.integers(8)))
+            noisy = self.noise(picture, generator)
+            x.append(noisy.image)
+            sigmas.append(noisy.sigma)
+            clean.append(self.noise.clean(picture))
+            if noise2noise:
+                targets.append(self.noise(picture, generator).image)
+        known = _stacked(clean)
+        return Batch(_stacked(x), _stacked(targets) if noise2noise else known, known, torch.tensor(sigmas))
+
+
+class NoisyPairs:
+    """Whole pairs of a course file.
+
+    `pairing` says what the second picture of a pair is: the clean one, or for noise2noise another noisy one,
+    which may then serve as the input as well. sigma is that of each pair's difference.
+    """
+
+    def __init__(self, source: PickleSource, *, pairing: Pairing = "clean", augment: bool = True) -> None:
+        self.source, self.pairing, self.augment = source, pairing, augment
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def draw(self, indices: Indices, generator: np.random.Generator) -> Batch:
+        x, target = (_as_float(pictures[indices]) for pictures in (self.source.first, self.source.second))
+        noise2noise = self.pairing == "noise2noise"
+        if self.augment:
+            for n, way in enumerate(generator.integers(8, size=len(indices))):
+                x[n], target[n] = turned(x[n], int(way)).clone(), turned(target[n], int(way)).clone()
+            if noise2noise:
+                swap = torch.from_numpy(generator.random(len(indices)) < 0.5)
+                x[swap], target[swap] = target[swap], x[swap]
+        noisy_pictures = 2 if noise2noise else 1
+        sigma = 255 * ((x - target).square().mean((1, 2, 3)) / noisy_pictures).sqrt()
+        return Batch(x, target, None if noise2noise else target, sigma)
+
+
+class Batches:
+    """The endless row of batches of an experiment.
+
+    Every picture gives one sample an epoch, in an order that is shuffled anew for each epoch. Batches are
+    always full: where an epoch does not fill its last batch, the next epoch begins inside it.
+    """
+
+    def __init__(self, samples: Samples, *, batch: int, seed: int = 0, workers: int = 1) -> None:
+        self.samples, self.size, self.seed, self.workers = samples, batch, seed, workers
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps until every picture was seen once."""
+        return -(-len(self.samples) // self.size)
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step: the same for the same seed, whatever was asked before, and by whom."""
+        generator = np.random.default_rng([SAMPLES, self.seed, step])
+        return self.samples.draw(self._indices(step), generator)
+
+    def prefetch(self, start: int, stop: int) -> Iterator[Batch]:
+        """The batches of the steps start, ..., stop - 1 in order, prepared ahead by `workers` threads.
+
+        An error in a thread is raised at its step. Closing the iterator ends the threads.
+        """
+        if self.workers == 0:
+            yield from map(self.batch, range(start, stop))
+            return
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="batches")
+        ahead: deque[Future[Batch]] = deque()
+        try:
+            for step in range(start, stop):
+                ahead.append(pool.submit(self.batch, step))
+                if len(ahead) > self.workers:  # one being made by each worker, and one that is ready
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _indices(self, step: int) -> Indices:
+        """The pictures of a step: a window of all epochs' permutations laid end to end."""
+        length = len(self.samples)
+        epochs, places = np.divmod(np.arange(step * self.size, (step + 1) * self.size), length)
+        return np.array(
+            [_permutation(self.seed, int(e), length)[p] for e, p in zip(epochs, places, strict=True)]
+        )
+
+
+@lru_cache(maxsize=8)
+def _permutation(seed: int, epoch: int, length: int) -> Indices:
+    return np.random.default_rng([ORDER, seed, epoch]).permutation(length)
+
+
+# Validation ----------------------------------------------------------------------------------------------
+
+
+class Pair(NamedTuple):
+    """A validation picture: (C, H, W) float32 twice, and its noise level on the 0-255 scale."""
+
+    noisy: Tensor
+    clean: Tensor
+    sigma: float
+
+
+def validation_pairs(
+    source: Source | PickleSource, noise: Noise, *, seed: int = 0, count: int = 48, size: int = 192
+) -> list[Pair]:
+    """What a model is measured on while it trains: always the same pictures with the same noise.
+
+    Of a source of clean pictures: at most `count` of them, evenly spaced, the middle size x size pixels of
+    each. Of a course file: every pair, and the second picture is the clean one.
+    """
+    if isinstance(source, PickleSource):
+        noisy, clean = _as_float(source.first), _as_float(source.second)
+        sigmas = 255 * (noisy - clean).square().mean((1, 2, 3)).sqrt()
+        return [Pair(*pair) for pair in zip(noisy, clean, sigmas.tolist(), strict=True)]
+    indices = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
+    pairs = []
+    for index in indices:
+        picture = _middle(source.picture(int(index)), size, noise.scale)
+        noisy_picture = noise(picture, np.random.default_rng([VALIDATION, seed, int(index)]))
+        pairs.append(Pair(noisy_picture.image, noise.clean(picture), noisy_picture.sigma))
+    return pairs
+
+
+def _middle(picture: Tensor, size: int, scale: int) -> Tensor:
+    """The middle of a picture, from which noise of this scale makes at most size x size pixels."""
+    height, width = (min(n // scale, size) * scale for n in picture.shape[1:])
+    top, left = (picture.shape[1] - height) // 2, (picture.shape[2] - width) // 2
+    return picture[:, top : top + height, left : left + width]
+
+
+# Tensors -------------------------------------------------------------------------------------------------
+
+
+def turned(picture: Tensor, way: int) -> Tensor:
+    """One of the eight flips and turns of a square picture (C, P, P), as a view."""
+    if way & 1:
+        picture = picture.flip(2)
+    return picture.rot90(way >> 1, (1, 2))
+
+
+def _stacked(pictures: list[Tensor]) -> Tensor:
+    """(C, P, P) tensors -> (N, C, P, P), channels-last."""
+    return torch.stack([picture.permute(1, 2, 0) for picture in pictures]).permute(0, 3, 1, 2)
+
+
+def _as_float(pictures: NDArray[np.uint8]) -> Tensor:
+    """(N, H, W, C) bytes -> (N, C, H, W) float32 in [0, 1], channels-last."""
+    return torch.from_numpy(pictures.astype(np.float32) * np.float32(1 / 255)).permute(0, 3, 1, 2)

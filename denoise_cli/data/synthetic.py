@@ -1,0 +1,154 @@
+"""Dead leaves: pictures made of opaque shapes that fall on each other, a stand-in for natural photographs.
+
+Shapes whose radii follow the power law p(r) ~ r^-3 give pictures with the scale invariance, the edges and
+the heavy-tailed gradients of natural ones: a network that never saw a photograph can learn from them.
+
+Lee, Mumford and Huang, "Occlusion Models for Natural Images", IJCV 2001; textures and blurred edges as in
+Achddou, Gousseau and Ladjal, "Fully synthetic training for image restoration tasks", CVIU 2023.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from denoise_cli.data.sources import Bytes, Part, Pictures
+
+Field = NDArray[np.float32]
+
+OPPONENT = np.array([[1, 1, 1], [1, 0.2, -1.2], [0.7, -0.7, 0.1]], dtype=np.float32)
+"""Rows: luma, yellow-blue, red-green; the axes along which colours of natural pictures vary independently."""
+
+COVERAGE = 3.0
+"""The area of all leaves, as discs, by that of the picture; where none falls the background shows."""
+
+
+class SyntheticSource(Pictures):
+    """`count` dead-leaves pictures of size x size pixels, each made when it is first asked for.
+
+    A picture follows from (seed, take, index) alone. `take: holdout` gives other pictures than `take: train`.
+    """
+
+    def __init__(
+        self, *, channels: int = 3, count: int = 1000, size: int = 96, seed: int = 0, take: Part = "train"
+    ) -> None:
+        if count < 1 or size < 8:
+            raise ValueError(
+                f"synthetic pictures: count must be at least 1 and size 8; they are {count} and {size}"
+            )
+        self.channels, self.size = channels, size
+        self._key = (seed, int(take == "holdout"))
+        self._pictures: list[Bytes | None] = [None] * count
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def pixels(self, index: int) -> Bytes:
+        picture = self._pictures[index]
+        if picture is None:  # two threads may both come here: they make the same picture
+            picture = dead_leaves(self.size, np.random.default_rng([*self._key, index]))
+            if self.channels == 1:
+                picture = np.round(picture @ np.array([[0.299], [0.587], [0.114]])).astype(np.uint8)
+            self._pictures[index] = picture
+        return picture
+
+
+def dead_leaves(size: int, generator: np.random.Generator) -> Bytes:
+    """One picture, (size, size, 3)."""
+    canvas = Canvas(size, generator)
+    smallest = np.exp(generator.uniform(np.log(2.0), np.log(12.0)))
+    largest = size / 1.5
+    mean_square = 2 * np.log(largest / smallest) / (smallest**-2 - largest**-2)
+    leaves = int(COVERAGE * size**2 / (np.pi * mean_square))
+    # the inverse of the distribution function of p(r) ~ r^-3 between smallest and largest
+    radii = (smallest**-2 - generator.random(leaves) * (smallest**-2 - largest**-2)) ** -0.5
+    for radius in radii:
+        canvas.drop(float(radius))
+    return canvas.bytes()
+
+
+class Canvas:
+    """A picture in the making, and what its leaves have in common: light, palette, texture, focus."""
+
+    def __init__(self, size: int, generator: np.random.Generator) -> None:
+        self.size, self.generator = size, generator
+        self.mean_luma = generator.uniform(0.25, 0.7)
+        self.luma_spread = generator.uniform(0.1, 0.3)
+        self.tint = generator.normal(0, [0.05, 0.03])
+        self.colourfulness = generator.gamma(2.0, 0.5)
+        self.defocus = generator.uniform(1.0, 2.5)
+        self.texture = np.tile(power_law_field(size, generator.uniform(0.8, 1.6), generator), (2, 2))
+        self.rows, self.columns = (
+            np.arange(size, dtype=np.float32)[:, None],
+            np.arange(size, dtype=np.float32),
+        )
+        self.pixels = np.empty((size, size, 3), np.float32)
+        self.pixels[:] = self._paint(self.rows - size / 2, self.columns - size / 2, float(size))
+
+    def drop(self, radius: float) -> None:
+        """Lets a leaf fall anywhere; what lies under it is hidden."""
+        generator = self.generator
+        # only the visible part of the plane where such a leaf can be seen
+        y, x = generator.uniform(-radius, self.size + radius, 2)
+        top, left = (max(int(c - radius) - 2, 0) for c in (y, x))
+        bottom, right = (min(int(c + radius) + 3, self.size) for c in (y, x))
+        if top >= bottom or left >= right:
+            return
+        v, u = self.rows[top:bottom] - np.float32(y), self.columns[left:right] - np.float32(x)
+        inside = _depth(u, v, radius, generator)
+        softness = 1.0 if generator.random() < 0.7 else self.defocus
+        alpha = np.clip(inside / np.float32(softness) + np.float32(0.5), 0, 1)[..., None]
+        under = self.pixels[top:bottom, left:right]
+        under += alpha * (self._paint(v, u, radius, top, left) - under)
+
+    def bytes(self) -> Bytes:
+        """The picture under a light that falls off to one side, as bytes."""
+        angle, fall = self.generator.uniform(0, 2 * np.pi), self.generator.uniform(0, 0.3)
+        ramp = (np.sin(angle) * self.rows + np.cos(angle) * self.columns) / self.size
+        light = (1 - fall * (ramp - ramp.min())).astype(np.float32)
+        return np.round(255 * np.clip(self.pixels * light[..., None], 0, 1)).astype(np.uint8)
+
+    def _paint(self, v: Field, u: Field, radius: float, top: int = 0, left: int = 0) -> Field:
+        """Colour, gradient and texture of a leaf at the offsets (v, u) from its middle."""
+        generator = self.generator
+        shade = (generator.normal(0, 0.12) * u + generator.normal(0, 0.12) * v) / np.float32(radius)
+        kind = generator.random()
+        if kind < 0.45:  # grain, stone, foliage
+            down, across = generator.integers(self.size, size=2)
+            grain = self.texture[top + down :, left + across :][: shade.shape[0], : shade.shape[1]]
+            shade = shade + np.float32(generator.exponential(0.05)) * grain
+        elif kind < 0.6:  # stripes, cloth, blinds
+            angle, wavelength = generator.uniform(0, np.pi), generator.uniform(2.5, 3 + radius)
+            phase = (np.cos(angle) * u + np.sin(angle) * v) * np.float32(2 * np.pi / wavelength)
+            shade = shade + np.float32(generator.exponential(0.06)) * np.sin(phase)
+        luma = generator.normal(self.mean_luma, self.luma_spread)
+        chroma = self.tint + self.colourfulness * generator.laplace(0, [0.05, 0.025])
+        colour = luma * OPPONENT[0] + chroma @ OPPONENT[1:]
+        # a surface reflects one colour: its texture is mostly more or less of it
+        return np.clip(colour, 0.02, 0.98).astype(np.float32) * (1 + 2 * shade[..., None].astype(np.float32))
+
+
+def _depth(u: Field, v: Field, radius: float, generator: np.random.Generator) -> Field:
+    """Distance to the border of an ellipse or a polygon, in pixels, positive inside."""
+    angle = generator.uniform(0, 2 * np.pi)
+    if generator.random() < 0.5:
+        squeeze = generator.uniform(0.3, 1.0)
+        along = np.float32(np.cos(angle)) * u + np.float32(np.sin(angle)) * v
+        across = (np.float32(np.cos(angle)) * v - np.float32(np.sin(angle)) * u) / np.float32(squeeze)
+        return np.float32(squeeze) * (np.float32(radius) - np.hypot(along, across))
+    sides = int(generator.integers(3, 7))
+    angles = angle + 2 * np.pi * (np.arange(sides) + generator.uniform(-0.25, 0.25, sides)) / sides
+    reach = radius * generator.uniform(0.4, 0.8, sides)
+    depth = np.float32(radius) - np.hypot(u, v)  # keeps the corners inside the circle
+    for side, distance in zip(angles, reach, strict=True):
+        np.minimum(
+            depth, np.float32(distance) - np.float32(np.cos(side)) * u - np.float32(np.sin(side)) * v, depth
+        )
+    return depth
+
+
+def power_law_field(size: int, exponent: float, generator: np.random.Generator) -> Field:
+    """A periodic random field with the amplitude spectrum f^-exponent, of mean 0 and variance 1."""
+    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size))
+    frequency[0, 0] = np.inf
+    spectrum = np.fft.rfft2(generator.standard_normal((size, size))) * frequency**-exponent
+    field = np.fft.irfft2(spectrum, (size, size))
+    return (field / field.std()).astype(np.float32)
