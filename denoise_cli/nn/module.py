@@ -132,6 +132,15 @@ class Module:
         saved, self._saved = self._saved, None
         return saved
 
+    def forget(self) -> None:
+        """Drops what `save` kept, here and below."""
+        for module in self.modules():
+            module._saved = None
+
+    def skip_input_gradient(self) -> None:
+        """Says that nobody reads what `backward` returns: it may return anything, such as an empty tensor."""
+        self.needs_input_gradient = False
+
     # The tree -------------------------------------------------------------------------------------------
 
     def children(self) -> Iterator[tuple[str, "Module"]]:

@@ -1,0 +1,222 @@
+"""Activations: y = f(x), element by element.
+
+Most derivatives can be told from the output alone, f'(x) = g(y). Such an activation may then overwrite its
+input, and in training it keeps only y, which the next layer keeps as its own input anyway. GELU and SiLU are
+not monotone, so they keep x.
+
+Every formula is a chain of simple tensor operations, and a chain is bound by memory: it runs over blocks that
+fit the cache, so that only the first operation waits for it.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from denoise_cli.nn.module import Module
+from denoise_cli.nn.registry import Example, layer
+
+
+def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Cuts tensors of one shape into matching blocks of a cache's size, in the order of memory.
+
+    Where the tensors are laid out differently, or are not on the CPU, they come whole.
+    """
+    if tensors[0].device.type != "cpu":
+        yield tensors
+        return
+    if all(t.is_contiguous() for t in tensors):
+        flat = [t.view(-1) for t in tensors]
+    elif tensors[0].dim() == 4 and all(t.is_contiguous(memory_format=torch.channels_last) for t in tensors):
+        flat = [t.permute(0, 2, 3, 1).view(-1) for t in tensors]
+    else:
+        yield tensors
+        return
+    size = 2**15 * max(2, torch.get_num_threads())  # torch gives no thread less than 2^15 elements
+    for start in range(0, flat[0].numel(), size):
+        yield tuple(t[start : start + size] for t in flat)
+
+
+class Activation(Module):
+    """An elementwise function and its derivative, both written into memory that the caller names."""
+
+    keeps_input: ClassVar[bool] = False
+    """Whether the derivative is a function of x; else it is one of y."""
+
+    fresh_gradient = True
+
+    def function(self, x: Tensor, out: Tensor) -> None:
+        """Writes f(x) into `out`, which may be `x`."""
+        raise NotImplementedError
+
+    def derivative(self, kept: Tensor) -> Tensor:
+        """f' in new memory, from y, or from x where `keeps_input`."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._forward(x, torch.empty_like(x))
+
+    def forward_(self, x: Tensor) -> Tensor:
+        return self._forward(x, torch.empty_like(x) if self.keeps_input and self.training else x)
+
+    def _forward(self, x: Tensor, y: Tensor) -> Tensor:
+        for x_block, y_block in blocks(x, y):
+            self.function(x_block, out=y_block)
+        self.save(x if self.keeps_input else y)
+        return y
+
+    def backward(self, dy: Tensor) -> Tensor:
+        return self._backward(dy, torch.empty_like(dy))
+
+    def backward_(self, dy: Tensor) -> Tensor:
+        return self._backward(dy, dy)
+
+    def _backward(self, dy: Tensor, dx: Tensor) -> Tensor:
+        (kept,) = self.saved()
+        for kept_block, dy_block, dx_block in blocks(kept, dy, dx):
+            torch.mul(dy_block, self.derivative(kept_block), out=dx_block)
+        return dx
+
+
+def positive(x: Tensor) -> Tensor:
+    """1 where x > 0, else 0, in x's dtype (a product with a boolean tensor is several times slower)."""
+    return torch.gt(x, 0, out=torch.empty_like(x))
+
+
+@layer("relu", Example())
+class ReLU(Activation):
+    """y = max(0, x)."""
+
+    def function(self, x: Tensor, out: Tensor) -> None:
+        torch.clamp_min(x, 0, out=out)
+
+    def derivative(self, kept: Tensor) -> Tensor:
+        return kept.sign()  # y >= 0
+
+
+@layer("leaky_relu", Example(), Example({"negative_slope": 0.3}))
+class LeakyReLU(Activation):
+    """y = x for x > 0, negative_slope * x below. The slope is not negative, so that y tells the sign of x."""
+
+    def __init__(self, negative_slope: float = 0.01) -> None:
+        super().__init__()
+        if negative_slope < 0:
+            raise ValueError(f"negative_slope must not be negative, got {negative_slope}")
+        self.negative_slope = negative_slope
+
+    def function(self, x: Tensor, out: Tensor) -> None:
+        below = x.clamp_max(0)
+        torch.clamp_min(x, 0, out=out).add_(below, alpha=self.negative_slope)
+
+    def derivative(self, kept: Tensor) -> Tensor:
+        return positive(kept).mul_(1 - self.negative_slope).add_(self.negative_slope)
+
+
+@layer("sigmoid", Example())
+class Sigmoid(Activation):
+    """y = 1 / (1 + e^-x); dy/dx = y (1 - y).
+
+    Stable on both sides: for a large -x the exponential is infinite and y the 0 that it should be.
+    """
+
+    def function(self, x: Tensor, out: Tensor) -> None:
+        torch.neg(x, out=out).exp_().add_(1).reciprocal_()
+
+    def derivative(self, kept: Tensor) -> Tensor:
+        return (1 - kept).mul_(kept)
+
+
+@layer("tanh", Example())
+class Tanh(Activation):
+    """y = tanh(x); dy/dx = 1 - y^2."""
+
+    def function(self, x: Tensor, out: Tensor) -> None:
+        torch.tanh(x, out=out)
+
+    def derivative(self, kept: Tensor) -> Tensor:
+        return (kept * kept).neg_().add_(1)
+
+
+class ExponentialLinear(Activation):
+    """y = scale * (max(0, x) + alpha * (e^min(0, x) - 1)).
+
+    dy/dx = scale for x > 0, and scale * alpha * e^x = y + scale * alpha below.
+    """
+
+    def __init__(self, alpha: float, scale: float) -> None:
+        super().__init__()
+        self.alpha, self.scale = alpha, scale
+
+    def function(self, x: Tensor, out: Tensor) -> None:
+        below = x.clamp_max(0).expm1_()
+        torch.clamp_min(x, 0, out=out).add_(below, alpha=self.alpha)
+        if self.scale != 1:
+            out.mul_(self.scale)
+
+    def derivative(self, kept: Tensor) -> Tensor:
+        at_zero = self.scale * self.alpha
+        slope = kept.clamp_max(0).add_(at_zero)
+        if at_zero != self.scale:
+            slope.add_(positive(kept), alpha=self.scale - at_zero)
+        return slope
+
+
+@layer("elu", Example(), Example({"alpha": 0.5}))
+class ELU(ExponentialLinear):
+    """y = x for x > 0, alpha * (e^x - 1) below (Clevert et al., arXiv:1511.07289). alpha is not negative."""
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        if alpha < 0:
+            raise ValueError(f"alpha must not be negative, got {alpha}")
+        super().__init__(alpha=alpha, scale=1.0)
+
+
+@layer("selu", Example())
+class SELU(ExponentialLinear):
+    """y = scale * (max(0, x) + min(0, alpha * (e^x - 1))).
+
+    The two constants make mean 0 and variance 1 a fixed point of a deep network with LeCun-normal weights
+    (Klambauer et al., arXiv:1706.02515).
+    """
+
+    def __init__(self) -> None:
+        super().__init__(alpha=1.6732632423543772, scale=1.0507009873554805)
+
+
+@layer("gelu", Example())
+class GELU(Activation):
+    """y = x * Phi(x), Phi being the distribution function of the standard normal (arXiv:1606.08415).
+
+    dy/dx = Phi(x) + x * phi(x), phi being its density. Phi comes from erfc, which keeps the lower tail exact.
+    """
+
+    keeps_input = True
+    fresh_output = True
+
+    def function(self, x: Tensor, out: Tensor) -> None:
+        torch.mul(x, self._phi(x), out=out)
+
+    def derivative(self, kept: Tensor) -> Tensor:
+        density = (kept * kept).mul_(-0.5).exp_().mul_(1 / math.sqrt(2 * math.pi))
+        return self._phi(kept).addcmul_(kept, density)
+
+    @staticmethod
+    def _phi(x: Tensor) -> Tensor:
+        return (x * -math.sqrt(0.5)).erfc_().mul_(0.5)
+
+
+@layer("silu", Example())
+class SiLU(Activation):
+    """y = x * s(x), s being the sigmoid (arXiv:1702.03118); dy/dx = s(x) * (1 + x * (1 - s(x)))."""
+
+    keeps_input = True
+    fresh_output = True
+
+    def function(self, x: Tensor, out: Tensor) -> None:
+        torch.div(x, x.neg().exp_().add_(1), out=out)
+
+    def derivative(self, kept: Tensor) -> Tensor:
+        s = kept.neg().exp_().add_(1).reciprocal_()
+        return (1 - s).mul_(kept).add_(1).mul_(s)

@@ -1,0 +1,247 @@
+"""Containers: modules made of modules.
+
+A container knows which tensors it alone holds, and lets its children overwrite those: a child's result that
+is `fresh` (`Module.fresh_output`, `Module.fresh_gradient`) belongs to whoever called it. Everything else, the
+container's own argument first of all, stays as it is.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from denoise_cli.nn.module import Module, Reach, Shape, ShapeError
+from denoise_cli.nn.registry import Example, layer
+
+
+@contextmanager
+def inside(step: str) -> Iterator[None]:
+    """Puts `step` before the path of a ShapeError."""
+    try:
+        yield
+    except ShapeError as error:
+        raise error.inside(step) from None
+
+
+def join(step: str, path: str) -> str:
+    """The path of a module seen from one container further out."""
+    return step + path if path.startswith("[") or not path else f"{step}.{path}"
+
+
+class Chain(Module):
+    """Modules one after the other: forward in order, backward in reverse.
+
+    Chains directly inside are run as part of this one, so that a tensor is let go as soon as the next layer
+    has read it.
+    """
+
+    def __init__(self, *layers: Module) -> None:
+        super().__init__()
+        self.layers = layers
+        self._links: list[tuple[str, Module]] = []
+        for step, child in zip(self.steps(), layers, strict=True):
+            inner = child._links if isinstance(child, Chain) else [("", child)]
+            self._links += [(join(step, path), module) for path, module in inner]
+        # Where `backward` may stop: the links before it have nothing to learn.
+        self._first_needed = 0
+        if self._links:
+            self.fresh_output = self._links[-1][1].fresh_output
+            self.fresh_gradient = self._links[0][1].fresh_gradient
+
+    def steps(self) -> list[str]:
+        """The way to each child, as errors tell it."""
+        raise NotImplementedError(type(self).__name__)
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        for index, child in enumerate(self.layers):
+            yield str(index), child
+
+    def skip_input_gradient(self) -> None:
+        super().skip_input_gradient()
+        for index, (_, module) in enumerate(self._links):
+            if module.param():
+                self._first_needed = index
+                module.skip_input_gradient()
+                return
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._forward(x, owned=False)
+
+    def forward_(self, x: Tensor) -> Tensor:
+        return self._forward(x, owned=True)
+
+    def _forward(self, x: Tensor, *, owned: bool) -> Tensor:
+        for path, module in self._links:
+            with inside(path):
+                x = module.forward_(x) if owned else module.forward(x)
+            owned = module.fresh_output
+        return x
+
+    def backward(self, dy: Tensor) -> Tensor:
+        return self._backward(dy, owned=False)
+
+    def backward_(self, dy: Tensor) -> Tensor:
+        return self._backward(dy, owned=True)
+
+    def _backward(self, dy: Tensor, *, owned: bool) -> Tensor:
+        for _, module in reversed(self._links[self._first_needed :]):
+            dy = module.backward_(dy) if owned else module.backward(dy)
+            owned = module.fresh_gradient
+        for _, module in self._links[: self._first_needed]:
+            module.forget()
+        return dy
+
+    def output_shape(self, shape: Shape) -> Shape:
+        for step, child in zip(self.steps(), self.layers, strict=True):
+            with inside(step):
+                shape = child.output_shape(shape)
+        return shape
+
+    def macs(self, shape: Shape) -> int:
+        total = 0
+        for step, child in zip(self.steps(), self.layers, strict=True):
+            with inside(step):
+                total += child.macs(shape)
+                shape = child.output_shape(shape)
+        return total
+
+    def reach(self, reach: Reach) -> Reach:
+        for child in self.layers:
+            reach = child.reach(reach)
+        return reach
+
+
+class Sequential(Chain):
+    """y = f_n(... f_2(f_1(x))). In YAML it is a list."""
+
+    yaml_name = "sequential"
+
+    def steps(self) -> list[str]:
+        return [
+            f"[{index}]" if isinstance(child, Sequential) else f"[{index}].{child.yaml_name}"
+            for index, child in enumerate(self.layers)
+        ]
+
+
+@layer("repeat", Example({"times": 3, "body": ["tanh", "elu"]}))
+class Repeat(Chain):
+    """The same layers several times in a row, every copy with weights of its own. `body` makes one copy."""
+
+    def __init__(self, times: int, body: Callable[[], Module]) -> None:
+        if times < 1:
+            raise ValueError(f"times must be at least 1, got {times}")
+        super().__init__(*(body() for _ in range(times)))
+
+    def steps(self) -> list[str]:
+        return ["body"] * len(self.layers)
+
+
+class Wrapper(Module):
+    """A container of one module, its `body`."""
+
+    def __init__(self, body: Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        yield "body", self.body
+
+    def skip_input_gradient(self) -> None:
+        super().skip_input_gradient()
+        self.body.skip_input_gradient()
+
+
+@layer("residual", Example({"body": ["tanh"]}), Example({"body": ["elu", {"leaky_relu": {}}, "gelu"]}))
+class Residual(Wrapper):
+    """y = x + body(x); dx = dy + body.backward(dy) (He et al., arXiv:1512.03385)."""
+
+    fresh_output = True
+    fresh_gradient = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        with inside("body"):
+            y = self.body.forward(x)
+        self._check(x.shape, y.shape)
+        return y.add_(x) if self.body.fresh_output else y + x
+
+    def backward(self, dy: Tensor) -> Tensor:
+        dx = self.body.backward(dy)
+        if not self.needs_input_gradient:
+            return dx
+        return dx.add_(dy) if self.body.fresh_gradient else dx + dy
+
+    def output_shape(self, shape: Shape) -> Shape:
+        with inside("body"):
+            self._check(shape, self.body.output_shape(shape))
+        return shape
+
+    def macs(self, shape: Shape) -> int:
+        with inside("body"):
+            return self.body.macs(shape)
+
+    def reach(self, reach: Reach) -> Reach:
+        after = self.body.reach(reach)
+        return replace(after, margin=max(reach.margin, after.margin))
+
+    @staticmethod
+    def _check(before: Shape, after: Shape) -> None:
+        if before != after:
+            raise ShapeError(
+                f"the body of x + body(x) must keep the shape {tuple(before)}, gives {tuple(after)}"
+            )
+
+
+@layer("concat", Example({"body": ["tanh"]}), Example({"body": ["elu", {"leaky_relu": {}}, "gelu"]}))
+class Concat(Wrapper):
+    """y = cat(x, body(x)) on the channels; backward cuts dy in two: dx = dy_x + body.backward(dy_body)."""
+
+    fresh_output = True
+    fresh_gradient = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        with inside("body"):
+            y = self.body.forward(x)
+        self._check(x.shape, y.shape)
+        self.save(x.shape[1])
+        return channels_last(torch.cat((x, y), dim=1))
+
+    def backward(self, dy: Tensor) -> Tensor:
+        (channels,) = self.saved()
+        dx = self.body.backward_(copy_channels_last(dy[:, channels:]))
+        if not self.needs_input_gradient:
+            return dx
+        return dx.add_(dy[:, :channels]) if self.body.fresh_gradient else dx + dy[:, :channels]
+
+    def output_shape(self, shape: Shape) -> Shape:
+        with inside("body"):
+            after = self.body.output_shape(shape)
+        self._check(shape, after)
+        return (shape[0], shape[1] + after[1], *shape[2:])
+
+    def macs(self, shape: Shape) -> int:
+        with inside("body"):
+            return self.body.macs(shape)
+
+    def reach(self, reach: Reach) -> Reach:
+        after = self.body.reach(reach)
+        return replace(after, margin=max(reach.margin, after.margin))
+
+    @staticmethod
+    def _check(before: Shape, after: Shape) -> None:
+        if len(before) < 2 or (before[:1], before[2:]) != (after[:1], after[2:]):
+            raise ShapeError(
+                f"the body of cat(x, body(x)) may change only the channels of {tuple(before)}, "
+                f"gives {tuple(after)}"
+            )
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """`x` itself, or its copy with channels-last memory where it is 4-D and has not."""
+    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+def copy_channels_last(x: Tensor) -> Tensor:
+    """A copy of a view, in memory of its own: `contiguous` alone may return the view."""
+    return x.clone(memory_format=torch.channels_last if x.dim() == 4 else torch.contiguous_format)
