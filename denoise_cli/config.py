@@ -1,0 +1,257 @@
+"""One YAML file is one experiment: strict, typed, and checked to the last layer before anything is trained.
+
+    experiment = load_config("configs/quickstart.yaml", ["optimizer.lr=0.5"])
+    net = experiment.build_model()
+
+Every mistake is a UsageError of one line that names the file and the key:
+`configs/x.yaml: optimizer.lr: should be a number, not 'fast'`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+import torch
+from pydantic import ConfigDict, Field, model_validator
+from torch import Tensor
+
+from denoise_cli import strict_yaml
+from denoise_cli.data.noise import NOISES, Noise
+from denoise_cli.errors import UsageError
+from denoise_cli.nn.arguments import SpecError, Strict, problem, unknown
+from denoise_cli.nn.build import build, choose, construct, summary
+from denoise_cli.nn.losses import LOSSES, Loss
+from denoise_cli.nn.module import Module, Shape, ShapeError
+from denoise_cli.nn.optim import OPTIMIZERS, Optimizer
+from denoise_cli.nn.schedules import SCHEDULES, Schedule
+
+T = TypeVar("T")
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Part = Literal["train", "holdout"]
+
+
+class Input(Strict):
+    """What the network sees: `channels` of the picture, and a plane of sigma / 255 where `noise_level`."""
+
+    channels: Literal[1, 3] = 3
+    noise_level: bool = False
+
+    @property
+    def planes(self) -> int:
+        return self.channels + self.noise_level
+
+
+class Choice(Strict):
+    """A class by its `name`, and its keyword arguments beside the name."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class OptimizerChoice(Choice):
+    name: str = "sgd"
+
+
+class ScheduleChoice(Choice):
+    name: str = "constant"
+
+
+class NoiseChoice(Choice):
+    name: str = "gaussian"
+
+
+class SyntheticData(Strict):
+    """Dead-leaves pictures, made as they are asked for; `take: holdout` gives others than `take: train`."""
+
+    source: Literal["synthetic"]
+    count: Positive = 1000
+    size: Positive = 96
+    take: Part = "train"
+
+
+class FolderData(Strict):
+    """Photographs of a folder; a fraction `holdout` of them is kept apart, `take` says which part this is."""
+
+    source: Literal["folder"]
+    path: str
+    holdout: Fraction = 0.0
+    take: Part = "train"
+
+
+class PickleData(Strict):
+    """Pairs of a course file, noisy already; `limit` keeps the first so many."""
+
+    source: Literal["pickle"]
+    path: str
+    limit: Positive | None = None
+
+
+Source = Annotated[SyntheticData | FolderData | PickleData, Field(discriminator="source")]
+
+
+class Data(Strict):
+    """Where batches come from: pictures, the noise that is added, how input and target are paired."""
+
+    train: Source = SyntheticData(source="synthetic")
+    validation: Source | None = SyntheticData(source="synthetic", count=32, take="holdout")
+    noise: NoiseChoice = NoiseChoice(name="gaussian", sigma=[0, 50])  # type: ignore[call-arg]
+    pairing: Literal["clean", "noise2noise"] = "clean"
+    patch: Positive = 64
+    batch: Positive = 16
+    augment: bool = True
+    workers: Annotated[int, Field(ge=0)] = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_validation_apart(cls, data: Any) -> Any:
+        """Validation takes what training leaves: other synthetic pictures, the held-out part of a folder."""
+        if not (isinstance(data, Mapping) and isinstance(data.get("validation"), Mapping)):
+            return data
+        validation, train = data["validation"], data.get("train")
+        implied: dict[str, Any] = {}
+        if validation.get("source") == "synthetic":
+            implied = {"take": "holdout"}
+        elif validation.get("take") == "holdout" and isinstance(train, Mapping) and "holdout" in train:
+            implied = {"holdout": train["holdout"]}
+        return {**data, "validation": {**implied, **validation}}
+
+
+class Training(Strict):
+    """How long to train, for `steps` or for `epochs`, and what to do on the way."""
+
+    steps: Positive | None = None
+    epochs: Positive | None = None
+    validate_every: Positive | None = 500
+    save_every: Positive = 500
+    ema: Fraction | None = None
+    clip: Annotated[float, Field(gt=0)] | None = None
+    precision: Literal["float32", "bf16"] = "float32"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_length(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        steps, epochs = data.get("steps"), data.get("epochs")
+        if steps is not None and epochs is not None:
+            raise problem("give steps or epochs, not both (null is not given)")
+        return {**data, "steps": 2000} if steps is None and epochs is None else data
+
+
+class Experiment(Strict):
+    """A whole experiment. The `build_...` methods make its parts; `load` has made sure that they can."""
+
+    model_config = ConfigDict(title="A denoising experiment")
+
+    seed: Annotated[int, Field(ge=0)] = 0
+    input: Input = Input()
+    model: Any
+    loss: Any = "mse"
+    optimizer: OptimizerChoice = OptimizerChoice(name="sgd", lr=4.0)  # type: ignore[call-arg]
+    schedule: ScheduleChoice = ScheduleChoice()
+    data: Data = Data()
+    train: Training = Training(steps=2000)
+
+    sections: ClassVar[Mapping[str, Any]]
+    """The sections that a file may leave out, nested as in the file."""
+
+    @classmethod
+    def load(cls, data: Any, source: str = "config") -> "Experiment":
+        """The experiment that plain data describe. Raises UsageError that starts with `source`."""
+        if data is None:
+            raise UsageError(f"{source}: is empty; an experiment needs at least a model")
+        try:
+            experiment = cls.check(data)
+            experiment._try_out()
+        except (SpecError, ShapeError) as error:
+            raise UsageError(f"{source}: {error}") from error
+        return experiment
+
+    def dump(self) -> dict[str, Any]:
+        """Plain data with every default written out; `load` makes the same experiment of it."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """`dump` as the text of a config file."""
+        return strict_yaml.write(self.dump())
+
+    def build_model(self) -> Module:
+        """The network with its starting weights, which follow from the seed."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return build(self.model)
+
+    def build_loss(self) -> Loss:
+        name, arguments = choose(LOSSES, self.loss, "loss", kind="loss")
+        return construct(LOSSES[name], arguments, f"loss.{name}")
+
+    def build_optimizer(self, parameters: list[tuple[Tensor, Tensor]]) -> Optimizer:
+        """The optimizer of what `net.param()` gives."""
+        return _construct(OPTIMIZERS, self.optimizer, "optimizer", parameters)
+
+    def build_schedule(self) -> Schedule:
+        return _construct(SCHEDULES, self.schedule, "schedule")
+
+    def build_noise(self) -> Noise:
+        return _construct(NOISES, self.data.noise, "data.noise")
+
+    @property
+    def input_shape(self) -> Shape:
+        """The shape of one training patch as the network sees it."""
+        return (1, self.input.planes, self.data.patch, self.data.patch)
+
+    def _try_out(self) -> None:
+        """Makes every part once, and walks a patch's shape through the net. Raises SpecError, ShapeError."""
+        net = self.build_model()
+        self.build_loss()
+        self.build_optimizer(net.param())
+        self.build_schedule()
+        self.build_noise()
+        if not net.param():
+            raise SpecError("model", "has nothing to learn: none of its layers has parameters")
+        last = summary(net, self.input_shape)[-1]
+        output, wanted = net.output_shape(self.input_shape), (1, self.input.channels, *self.input_shape[2:])
+        if output != wanted:
+            period = last.reach.period
+            hint = f"; make data.patch a multiple of {period}" if self.data.patch % period else ""
+            made, seen = _size(output), _size(self.input_shape)
+            raise SpecError("model", f"makes {made} of {seen}; it should make {_size(wanted)}{hint}")
+
+
+Experiment.sections = {
+    "input": {},
+    "optimizer": {},
+    "schedule": {},
+    "data": {"train": {}, "validation": {}, "noise": {}},
+    "train": {},
+}
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """The experiment of a YAML file, with `key.to.change=value` overrides applied in order.
+
+    Raises UsageError, one line, for a file that cannot be read and for anything in it that cannot be trained.
+    """
+    data = strict_yaml.read(Path(path))
+    source = str(path)
+    for assignment in overrides:
+        data = strict_yaml.override(data, assignment, Experiment.sections)
+        source += f" with --set {assignment}"
+    return Experiment.load(data, source)
+
+
+def _construct(known: Mapping[str, type[T]], choice: Choice, path: str, *supplied: Any) -> T:
+    if choice.name not in known:
+        raise SpecError(f"{path}.name", unknown(path.split(".")[-1], choice.name, known))
+    return construct(known[choice.name], choice.arguments, path, *supplied)
+
+
+def _size(shape: Shape) -> str:
+    """(1, 3, 64, 64) as 3 x 64 x 64."""
+    return " x ".join(map(str, shape[1:]))
