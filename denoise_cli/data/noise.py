@@ -1,9 +1,27 @@
 """The noise models by name."""
 
-from denoise_cli.data.noise_models import Gaussian, Noise, Noisy
+from denoise_cli.data.noise_models import (
+    Correlated,
+    Gaussian,
+    Jpeg,
+    Noise,
+    Noisy,
+    Poisson,
+    PoissonGaussian,
+    SaltPepper,
+    Speckle,
+    Subsample,
+)
 
 NOISES: dict[str, type[Noise]] = {
     "gaussian": Gaussian,
+    "correlated": Correlated,
+    "poisson": Poisson,
+    "poisson_gaussian": PoissonGaussian,
+    "speckle": Speckle,
+    "salt_pepper": SaltPepper,
+    "jpeg": Jpeg,
+    "subsample": Subsample,
 }
 
-__all__ = ["NOISES", "Gaussian", "Noise", "Noisy"]
+__all__ = ["NOISES", "Noise", "Noisy"]

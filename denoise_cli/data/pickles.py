@@ -17,10 +17,10 @@ class PickleSource:
     running anything that it may contain; one that is not in this format raises UsageError.
     """
 
-    def __init__(self, *, path: Path, channels: int = 3, limit: int | None = None) -> None:
+    def __init__(self, *, path: Path | str, channels: int = 3, limit: int | None = None) -> None:
         if limit is not None and limit < 1:
-            raise ValueError(f"limit must be at least 1; it is {limit}")
-        first, second = load_pairs(path)
+            raise UsageError(f"data: limit must be at least 1; it is {limit}")
+        first, second = load_pairs(Path(path))
         if first.shape[1] != channels:
             raise UsageError(
                 f"{path}: its pictures have {first.shape[1]} channels, input.channels is {channels}"

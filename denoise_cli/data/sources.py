@@ -68,7 +68,10 @@ class FolderSource(Pictures):
     Raises UsageError for a folder that gives nothing, DenoiseError for a file that does not decode.
     """
 
-    def __init__(self, *, path: Path, channels: int = 3, holdout: float = 0.0, take: Part = "train") -> None:
+    def __init__(
+        self, *, path: Path | str, channels: int = 3, holdout: float = 0.0, take: Part = "train"
+    ) -> None:
+        path = Path(path)
         self.files = [
             file for file in picture_files(path) if is_held_out(file, holdout) == (take == "holdout")
         ]

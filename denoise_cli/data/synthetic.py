@@ -7,10 +7,14 @@ Lee, Mumford and Huang, "Occlusion Models for Natural Images", IJCV 2001; textur
 Achddou, Gousseau and Ladjal, "Fully synthetic training for image restoration tasks", CVIU 2023.
 """
 
+import math
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from denoise_cli.data.sources import Bytes, Part, Pictures
+from denoise_cli.errors import UsageError
 
 Field = NDArray[np.float32]
 
@@ -24,18 +28,14 @@ COVERAGE = 3.0
 class SyntheticSource(Pictures):
     """`count` dead-leaves pictures of size x size pixels, each made when it is first asked for.
 
-    A picture follows from (seed, take, index) alone. `take: holdout` gives other pictures than `take: train`.
+    A picture follows from (take, index) alone. `take: holdout` gives other pictures than `take: train`.
     """
 
-    def __init__(
-        self, *, channels: int = 3, count: int = 1000, size: int = 96, seed: int = 0, take: Part = "train"
-    ) -> None:
+    def __init__(self, *, channels: int = 3, count: int = 1000, size: int = 96, take: Part = "train") -> None:
         if count < 1 or size < 8:
-            raise ValueError(
-                f"synthetic pictures: count must be at least 1 and size 8; they are {count} and {size}"
-            )
+            raise UsageError(f"data: count must be at least 1 and size 8; they are {count} and {size}")
         self.channels, self.size = channels, size
-        self._key = (seed, int(take == "holdout"))
+        self._series = int(take == "holdout")
         self._pictures: list[Bytes | None] = [None] * count
 
     def __len__(self) -> int:
@@ -44,7 +44,7 @@ class SyntheticSource(Pictures):
     def pixels(self, index: int) -> Bytes:
         picture = self._pictures[index]
         if picture is None:  # two threads may both come here: they make the same picture
-            picture = dead_leaves(self.size, np.random.default_rng([*self._key, index]))
+            picture = dead_leaves(self.size, np.random.default_rng([self._series, index]))
             if self.channels == 1:
                 picture = np.round(picture @ np.array([[0.299], [0.587], [0.114]])).astype(np.uint8)
             self._pictures[index] = picture
@@ -92,38 +92,40 @@ class Canvas:
         bottom, right = (min(int(c + radius) + 3, self.size) for c in (y, x))
         if top >= bottom or left >= right:
             return
-        v, u = self.rows[top:bottom] - np.float32(y), self.columns[left:right] - np.float32(x)
+        v, u = self.rows[top:bottom] - float(y), self.columns[left:right] - float(x)
         inside = _depth(u, v, radius, generator)
         softness = 1.0 if generator.random() < 0.7 else self.defocus
-        alpha = np.clip(inside / np.float32(softness) + np.float32(0.5), 0, 1)[..., None]
+        alpha = np.clip(inside / softness + 0.5, 0, 1)[..., None]
         under = self.pixels[top:bottom, left:right]
         under += alpha * (self._paint(v, u, radius, top, left) - under)
 
     def bytes(self) -> Bytes:
         """The picture under a light that falls off to one side, as bytes."""
         angle, fall = self.generator.uniform(0, 2 * np.pi), self.generator.uniform(0, 0.3)
-        ramp = (np.sin(angle) * self.rows + np.cos(angle) * self.columns) / self.size
-        light = (1 - fall * (ramp - ramp.min())).astype(np.float32)
-        return np.round(255 * np.clip(self.pixels * light[..., None], 0, 1)).astype(np.uint8)
+        ramp = (math.sin(angle) * self.rows + math.cos(angle) * self.columns) / self.size
+        light = 1 - fall * (ramp - ramp.min())
+        pixels: Bytes = np.round(255 * np.clip(self.pixels * light[..., None], 0, 1)).astype(np.uint8)
+        return pixels
 
     def _paint(self, v: Field, u: Field, radius: float, top: int = 0, left: int = 0) -> Field:
         """Colour, gradient and texture of a leaf at the offsets (v, u) from its middle."""
         generator = self.generator
-        shade = (generator.normal(0, 0.12) * u + generator.normal(0, 0.12) * v) / np.float32(radius)
+        shade = (generator.normal(0, 0.12) * u + generator.normal(0, 0.12) * v) / radius
         kind = generator.random()
         if kind < 0.45:  # grain, stone, foliage
             down, across = generator.integers(self.size, size=2)
             grain = self.texture[top + down :, left + across :][: shade.shape[0], : shade.shape[1]]
-            shade = shade + np.float32(generator.exponential(0.05)) * grain
+            shade = shade + generator.exponential(0.05) * grain
         elif kind < 0.6:  # stripes, cloth, blinds
             angle, wavelength = generator.uniform(0, np.pi), generator.uniform(2.5, 3 + radius)
-            phase = (np.cos(angle) * u + np.sin(angle) * v) * np.float32(2 * np.pi / wavelength)
-            shade = shade + np.float32(generator.exponential(0.06)) * np.sin(phase)
+            phase = (math.cos(angle) * u + math.sin(angle) * v) * (2 * np.pi / wavelength)
+            shade = shade + generator.exponential(0.06) * np.sin(phase)
         luma = generator.normal(self.mean_luma, self.luma_spread)
         chroma = self.tint + self.colourfulness * generator.laplace(0, [0.05, 0.025])
         colour = luma * OPPONENT[0] + chroma @ OPPONENT[1:]
-        # a surface reflects one colour: its texture is mostly more or less of it
-        return np.clip(colour, 0.02, 0.98).astype(np.float32) * (1 + 2 * shade[..., None].astype(np.float32))
+        colour = np.clip(colour, 0.02, 0.98).astype(np.float32)
+        painted: Field = colour * (1 + 2 * shade[..., None])  # texture is more or less of the same colour
+        return painted
 
 
 def _depth(u: Field, v: Field, radius: float, generator: np.random.Generator) -> Field:
@@ -131,18 +133,21 @@ def _depth(u: Field, v: Field, radius: float, generator: np.random.Generator) ->
     angle = generator.uniform(0, 2 * np.pi)
     if generator.random() < 0.5:
         squeeze = generator.uniform(0.3, 1.0)
-        along = np.float32(np.cos(angle)) * u + np.float32(np.sin(angle)) * v
-        across = (np.float32(np.cos(angle)) * v - np.float32(np.sin(angle)) * u) / np.float32(squeeze)
-        return np.float32(squeeze) * (np.float32(radius) - np.hypot(along, across))
+        along = math.cos(angle) * u + math.sin(angle) * v
+        across = (math.cos(angle) * v - math.sin(angle) * u) / squeeze
+        return squeeze * (radius - _length(along, across))
     sides = int(generator.integers(3, 7))
     angles = angle + 2 * np.pi * (np.arange(sides) + generator.uniform(-0.25, 0.25, sides)) / sides
     reach = radius * generator.uniform(0.4, 0.8, sides)
-    depth = np.float32(radius) - np.hypot(u, v)  # keeps the corners inside the circle
-    for side, distance in zip(angles, reach, strict=True):
-        np.minimum(
-            depth, np.float32(distance) - np.float32(np.cos(side)) * u - np.float32(np.sin(side)) * v, depth
-        )
+    depth = radius - _length(u, v)  # keeps the corners inside the circle
+    for side, distance in zip(angles.tolist(), reach.tolist(), strict=True):
+        np.minimum(depth, distance - math.cos(side) * u - math.sin(side) * v, depth)
     return depth
+
+
+def _length(u: NDArray[Any], v: NDArray[Any]) -> Field:
+    length: Field = np.sqrt(u * u + v * v)  # faster than np.hypot, which guards against overflow
+    return length
 
 
 def power_law_field(size: int, exponent: float, generator: np.random.Generator) -> Field:
@@ -150,5 +155,6 @@ def power_law_field(size: int, exponent: float, generator: np.random.Generator) 
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size))
     frequency[0, 0] = np.inf
     spectrum = np.fft.rfft2(generator.standard_normal((size, size))) * frequency**-exponent
-    field = np.fft.irfft2(spectrum, (size, size))
-    return (field / field.std()).astype(np.float32)
+    values = np.fft.irfft2(spectrum, (size, size))
+    field: Field = (values / values.std()).astype(np.float32)
+    return field
