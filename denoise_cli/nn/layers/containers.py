@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from denoise_cli.nn.layout import channels_last, copy_channels_last, from_rows, to_rows
 from denoise_cli.nn.module import Module, Reach, Shape, ShapeError
 from denoise_cli.nn.registry import Example, layer
 
@@ -237,11 +238,58 @@ class Concat(Wrapper):
             )
 
 
-def channels_last(x: Tensor) -> Tensor:
-    """`x` itself, or its copy with channels-last memory where it is 4-D and has not."""
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+@layer(
+    "per_pixel",
+    Example({"body": [{"linear": {"in_features": 4, "out_features": 3}}, "elu"]}),
+    Example({"body": ["tanh", {"linear": {"in_features": 2, "out_features": 5}}]}, (2, 2, 3, 1)),
+)
+class PerPixel(Wrapper):
+    """Applies `body`, which maps (rows, features), to each pixel's channels: (N, C, H, W) -> (N, C', H, W).
 
+    After a `pixel_unshuffle` by p a pixel is a patch of p x p: so `linear` layers make a patch denoiser.
+    """
 
-def copy_channels_last(x: Tensor) -> Tensor:
-    """A copy of a view, in memory of its own: `contiguous` alone may return the view."""
-    return x.clone(memory_format=torch.channels_last if x.dim() == 4 else torch.contiguous_format)
+    def __init__(self, body: Module) -> None:
+        super().__init__(body)
+        self.fresh_output = body.fresh_output
+        self.fresh_gradient = body.fresh_gradient
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.output_shape(x.shape)
+        return from_rows(self.body.forward(to_rows(x)), x.shape)
+
+    def forward_(self, x: Tensor) -> Tensor:
+        self.output_shape(x.shape)
+        return from_rows(self.body.forward_(to_rows(x)), x.shape)
+
+    def backward(self, dy: Tensor) -> Tensor:
+        return self._images(self.body.backward(to_rows(dy)), dy.shape)
+
+    def backward_(self, dy: Tensor) -> Tensor:
+        return self._images(self.body.backward_(to_rows(dy)), dy.shape)
+
+    def _images(self, d_rows: Tensor, shape: Shape) -> Tensor:
+        return from_rows(d_rows, shape) if self.needs_input_gradient else d_rows
+
+    def output_shape(self, shape: Shape) -> Shape:
+        N, H, W, rows = self._rows(shape)
+        with inside("body"):
+            after = self.body.output_shape(rows)
+        if len(after) != 2 or after[0] != rows[0]:
+            raise ShapeError(f"the body must map (rows, features), turns {rows} into {tuple(after)}")
+        return N, after[1], H, W
+
+    def macs(self, shape: Shape) -> int:
+        with inside("body"):
+            return self.body.macs(self._rows(shape)[-1])
+
+    def reach(self, reach: Reach) -> Reach:
+        self.body.reach(reach)  # for those who listen; what mixes features does not mix pixels
+        return reach
+
+    @staticmethod
+    def _rows(shape: Shape) -> tuple[int, int, int, Shape]:
+        if len(shape) != 4:
+            raise ShapeError(f"expects (N, C, H, W), got {tuple(shape)}")
+        N, C, H, W = shape
+        return N, H, W, (N * H * W, C)

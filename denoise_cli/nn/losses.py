@@ -1,0 +1,91 @@
+"""Losses: one number that says how far y is from its target, and its gradient.
+
+`forward(y, target)` returns a scalar and keeps the difference d = y - target; `backward()` turns that into dy
+and returns it: dy is the caller's to overwrite. All are means over every element, so that a learning rate
+means the same for every size of batch and picture.
+"""
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from denoise_cli.nn.module import ShapeError
+
+
+class Loss:
+    """L = mean of some f(d), d = y - target."""
+
+    yaml_name: ClassVar[str] = ""
+
+    def __init__(self) -> None:
+        self._difference: Tensor | None = None
+
+    def forward(self, y: Tensor, target: Tensor) -> Tensor:
+        """The loss, a scalar tensor. Raises ShapeError where the shapes differ."""
+        if y.shape != target.shape:
+            raise ShapeError(f"the output is {tuple(y.shape)}, its target {tuple(target.shape)}")
+        self._difference = y - target
+        return self.value(self._difference)
+
+    def backward(self) -> Tensor:
+        """dL/dy, once for each forward."""
+        if self._difference is None:
+            raise RuntimeError(f"{self.yaml_name}: backward needs a forward before it")
+        difference, self._difference = self._difference, None
+        return self.slope(difference).div_(difference.numel())
+
+    def value(self, difference: Tensor) -> Tensor:
+        """mean f(d)."""
+        raise NotImplementedError(type(self).__name__)
+
+    def slope(self, difference: Tensor) -> Tensor:
+        """f'(d), which may take d's memory."""
+        raise NotImplementedError(type(self).__name__)
+
+
+class MSE(Loss):
+    """Mean squared error: mean d^2; dL/dy = 2 d / n."""
+
+    yaml_name = "mse"
+
+    def value(self, difference: Tensor) -> Tensor:
+        return difference.square().mean()
+
+    def slope(self, difference: Tensor) -> Tensor:
+        return difference.mul_(2)
+
+
+class L1(Loss):
+    """Mean absolute error: mean |d|; dL/dy = sign(d) / n."""
+
+    yaml_name = "l1"
+
+    def value(self, difference: Tensor) -> Tensor:
+        return difference.abs().mean()
+
+    def slope(self, difference: Tensor) -> Tensor:
+        return difference.sign_()
+
+
+class Charbonnier(Loss):
+    """A smooth L1: mean s, s = sqrt(d^2 + epsilon^2); dL/dy = d / s / n (Charbonnier et al., 1994)."""
+
+    yaml_name = "charbonnier"
+
+    def __init__(self, epsilon: float = 1e-3) -> None:
+        super().__init__()
+        if not epsilon > 0:
+            raise ValueError(f"epsilon must be positive, got {epsilon}")
+        self.epsilon = epsilon
+
+    def value(self, difference: Tensor) -> Tensor:
+        return self._smooth(difference).mean()
+
+    def slope(self, difference: Tensor) -> Tensor:
+        return difference.div_(self._smooth(difference))
+
+    def _smooth(self, difference: Tensor) -> Tensor:
+        return difference.square().add_(self.epsilon**2).sqrt_()
+
+
+LOSSES: dict[str, type[Loss]] = {loss.yaml_name: loss for loss in (MSE, L1, Charbonnier)}
