@@ -9,10 +9,11 @@ Every mistake is a UsageError of one line that names the file and the key:
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import torch
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic.types import Strict as StrictType
 from torch import Tensor
 
 from denoise_cli import strict_yaml
@@ -28,21 +29,30 @@ from denoise_cli.nn.schedules import SCHEDULES, Schedule
 T = TypeVar("T")
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+FilePath = Annotated[Path, StrictType(False)]
 Part = Literal["train", "holdout"]
 
 
-class Input(Strict):
-    """What the network sees: `channels` of the picture, and a plane of sigma / 255 where `noise_level`."""
+class Section(Strict):
+    """A part of the file. The text below a key describes it in the JSON Schema too."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class Input(Section):
+    """What the network sees."""
 
     channels: Literal[1, 3] = 3
+    """3: red, green, blue. 1: gray."""
     noise_level: bool = False
+    """Whether one more plane tells the network the noise: sigma / 255 at every pixel."""
 
     @property
     def planes(self) -> int:
         return self.channels + self.noise_level
 
 
-class Choice(Strict):
+class Choice(Section):
     """A class by its `name`, and its keyword arguments beside the name."""
 
     model_config = ConfigDict(extra="allow")
@@ -66,46 +76,69 @@ class NoiseChoice(Choice):
     name: str = "gaussian"
 
 
-class SyntheticData(Strict):
-    """Dead-leaves pictures, made as they are asked for; `take: holdout` gives others than `take: train`."""
+class SyntheticData(Section):
+    """Dead-leaves pictures, made as they are asked for: no dataset is needed."""
 
     source: Literal["synthetic"]
     count: Positive = 1000
-    size: Positive = 96
+    """How many pictures."""
+    size: Annotated[int, Field(ge=8)] = 96
+    """Their side, in pixels."""
     take: Part = "train"
+    """`holdout` makes other pictures than `train`; validation always takes those."""
 
 
-class FolderData(Strict):
-    """Photographs of a folder; a fraction `holdout` of them is kept apart, `take` says which part this is."""
+class FolderData(Section):
+    """The photographs of a folder and of the folders in it."""
 
     source: Literal["folder"]
-    path: str
+    path: FilePath
     holdout: Fraction = 0.0
+    """The fraction of the photographs that is kept apart for validation."""
     take: Part = "train"
+    """`holdout` takes the part that is kept apart, `train` the rest."""
 
 
-class PickleData(Strict):
-    """Pairs of a course file, noisy already; `limit` keeps the first so many."""
+class PickleData(Section):
+    """Pairs in the format of the course: one torch file, pictures that are noisy already."""
 
     source: Literal["pickle"]
-    path: str
+    path: FilePath
     limit: Positive | None = None
+    """Keep the first so many pairs."""
 
 
-Source = Annotated[SyntheticData | FolderData | PickleData, Field(discriminator="source")]
+def source(data: Any) -> Any:
+    """What tells the kinds of data apart: their key `source`."""
+    return data.get("source") if isinstance(data, Mapping) else getattr(data, "source", None)
 
 
-class Data(Strict):
+Source = Annotated[
+    Annotated[SyntheticData, Tag("synthetic")]
+    | Annotated[FolderData, Tag("folder")]
+    | Annotated[PickleData, Tag("pickle")],
+    Discriminator(source),
+]
+
+
+class Data(Section):
     """Where batches come from: pictures, the noise that is added, how input and target are paired."""
 
     train: Source = SyntheticData(source="synthetic")
     validation: Source | None = SyntheticData(source="synthetic", count=32, take="holdout")
-    noise: NoiseChoice = NoiseChoice(name="gaussian", sigma=[0, 50])  # type: ignore[call-arg]
+    """Pictures to measure on while training; null: none."""
+    noise: NoiseChoice = NoiseChoice.model_validate({"name": "gaussian", "sigma": [0, 50]})
+    """What is added to clean pictures; pairs of a `pickle` are noisy already."""
     pairing: Literal["clean", "noise2noise"] = "clean"
+    """The target: the clean picture, or a second noisy version of it."""
     patch: Positive = 64
+    """The side of the squares that are cut from pictures, in pixels."""
     batch: Positive = 16
+    """Patches in a step."""
     augment: bool = True
+    """Whether patches are flipped and turned in the eight possible ways."""
     workers: Annotated[int, Field(ge=0)] = 1
+    """Background threads that prepare batches; 0: none."""
 
     @model_validator(mode="before")
     @classmethod
@@ -122,15 +155,21 @@ class Data(Strict):
         return {**data, "validation": {**implied, **validation}}
 
 
-class Training(Strict):
+class Training(Section):
     """How long to train, for `steps` or for `epochs`, and what to do on the way."""
 
     steps: Positive | None = None
+    """How many batches; 2000 where `epochs` is not given either."""
     epochs: Positive | None = None
+    """How many times every picture."""
     validate_every: Positive | None = 500
+    """Steps between two validations; null: every epoch."""
     save_every: Positive = 500
+    """Steps between two saves of the state that a run resumes from."""
     ema: Fraction | None = None
+    """The decay of an exponential average of the weights, like 0.999, which is then what is saved; null: none."""
     clip: Annotated[float, Field(gt=0)] | None = None
+    """The largest norm of the whole gradient; null: any."""
     precision: Literal["float32", "bf16"] = "float32"
 
     @model_validator(mode="before")
@@ -140,26 +179,26 @@ class Training(Strict):
             return data
         steps, epochs = data.get("steps"), data.get("epochs")
         if steps is not None and epochs is not None:
-            raise problem("give steps or epochs, not both (null is not given)")
+            raise problem("give steps or epochs, not both (set the other one to null)")
         return {**data, "steps": 2000} if steps is None and epochs is None else data
 
 
-class Experiment(Strict):
+class Experiment(Section):
     """A whole experiment. The `build_...` methods make its parts; `load` has made sure that they can."""
 
-    model_config = ConfigDict(title="A denoising experiment")
-
     seed: Annotated[int, Field(ge=0)] = 0
+    """Where all randomness starts: weights, crops, noise."""
     input: Input = Input()
     model: Any
+    """The network: a list of layers; `denoise layers` shows them."""
     loss: Any = "mse"
-    optimizer: OptimizerChoice = OptimizerChoice(name="sgd", lr=4.0)  # type: ignore[call-arg]
+    """What training makes small."""
+    optimizer: OptimizerChoice = OptimizerChoice.model_validate({"name": "sgd", "lr": 4.0})
+    """The rule by which weights move: its name, and its arguments beside it."""
     schedule: ScheduleChoice = ScheduleChoice()
+    """How the learning rate changes over a run: its name, and its arguments beside it."""
     data: Data = Data()
     train: Training = Training(steps=2000)
-
-    sections: ClassVar[Mapping[str, Any]]
-    """The sections that a file may leave out, nested as in the file."""
 
     @classmethod
     def load(cls, data: Any, source: str = "config") -> "Experiment":
@@ -224,13 +263,14 @@ class Experiment(Strict):
             raise SpecError("model", f"makes {made} of {seen}; it should make {_size(wanted)}{hint}")
 
 
-Experiment.sections = {
+SECTIONS = {
     "input": {},
     "optimizer": {},
     "schedule": {},
     "data": {"train": {}, "validation": {}, "noise": {}},
     "train": {},
 }
+"""The mappings that a file may leave out, nested as in the file; `--set` may enter them all the same."""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -241,7 +281,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     data = strict_yaml.read(Path(path))
     source = str(path)
     for assignment in overrides:
-        data = strict_yaml.override(data, assignment, Experiment.sections)
+        data = strict_yaml.override(data, assignment, SECTIONS)
         source += f" with --set {assignment}"
     return Experiment.load(data, source)
 

@@ -11,6 +11,7 @@ import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
 
@@ -85,7 +86,14 @@ def arguments_of(cls: type, supplied: int = 0) -> tuple[Argument, ...]:
 
 def describe(annotation: Any) -> str:
     """An annotation in words: `int | tuple[int, int]` is "a whole number or a list of 2 whole numbers"."""
-    plain = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null"}
+    plain = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "a text",
+        Path: "a path",
+        NoneType: "null",
+    }
     if annotation in plain:
         return plain[annotation]
     origin, inner = get_origin(annotation), get_args(annotation)
@@ -117,7 +125,7 @@ class Strict(BaseModel):
         if isinstance(data, cls):
             return data
         if not isinstance(data, Mapping):
-            raise problem(f"should be a mapping like {{key: value}}, not {show(data)}")
+            raise problem(not_a_mapping(data))
         if cls.model_config["extra"] == "forbid":
             for key in data:
                 if key not in cls.model_fields:
@@ -192,16 +200,22 @@ def problem(text: str) -> PydanticCustomError:
 
 def _explain(errors: Sequence[Any], annotation: Any, value: Any) -> str:
     first = errors[0]
-    if first["type"] == "union_tag_invalid":
-        key = first["ctx"]["discriminator"].strip("'")
+    if first["type"].startswith("union_tag"):  # the kinds of a union are told apart by a key of the mapping
+        if not isinstance(value, Mapping):
+            return not_a_mapping(value)
+        key = first["ctx"]["discriminator"].strip("'()")
+        if first["type"] == "union_tag_not_found":
+            return f"needs {show(key)}"
         return unknown(key, first["ctx"]["tag"], first["ctx"]["expected_tags"].replace("'", "").split(", "))
-    if first["type"] == "union_tag_not_found":
-        return f"needs {show(first['ctx']['discriminator'].strip(chr(39)))}"
     limits = ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number")
     expected = next(
         (each["msg"].removeprefix("Input should be ") for each in errors if each["type"] in limits), None
     )
     return f"should be {expected or describe(annotation)}, not {show(value)}"
+
+
+def not_a_mapping(value: Any) -> str:
+    return f"should be a mapping like {{key: value}}, not {show(value)}"
 
 
 def _walk(path: str, steps: Iterable[int | str], data: Any) -> str:

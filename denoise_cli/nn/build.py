@@ -24,7 +24,17 @@ from denoise_cli.nn.layers.containers import Chain, Sequential, join
 from denoise_cli.nn.module import Module, Reach, Shape, ShapeError
 from denoise_cli.nn.registry import LAYERS
 
-__all__ = ["Row", "SpecError", "build", "choose", "construct", "saved_bytes", "summary"]
+__all__ = [
+    "LAYERS",
+    "Row",
+    "SpecError",
+    "arguments_of",
+    "build",
+    "choose",
+    "construct",
+    "saved_bytes",
+    "summary",
+]
 
 T = TypeVar("T")
 Spec = list[Any] | str | Mapping[str, Any]
