@@ -1,0 +1,125 @@
+"""How strong the noise of a picture is, from the picture alone.
+
+The method of Ponomarenko et al. ("An automatic approach to lossy compression of AVIRIS images", IGARSS 2007;
+studied by Colom and Buades, "Analysis and Extension of the Ponomarenko et al. Method", IPOL 2013,
+doi:10.5201/ipol.2013.45): white noise spreads evenly over the coefficients of a block's cosine transform,
+while a picture sits in the low frequencies. Among many blocks, those with the least energy in the low
+frequencies show hardly more than noise, and the energy of their high frequencies is its variance. The choice
+does not bend the result, since it looks at other coefficients than the measurement.
+
+Noise that was cut off at black and white has lost variance there. How much is known for Gaussian noise (Foi,
+"Clipped noisy images: heteroskedastic modeling and practical denoising", Signal Processing 2009), so it is
+given back, in a few rounds, since it depends on sigma itself.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.fft import dct
+from scipy.special import ndtr
+
+from denoise_cli.windows import ArraySource, Source
+
+Array = NDArray[Any]
+
+SIDE = 8
+"""Blocks are SIDE x SIDE pixels."""
+
+_MOST_BLOCKS = 20_000
+_LEAST_CHOSEN, _SHARE_CHOSEN = 150, 0.01
+_ROUNDS = 3
+_LEAST_KEPT = 0.5
+"""Blocks to which clipping left less of the noise's variance than this serve only for want of others."""
+
+_DCT_1D = dct(np.eye(SIDE), axis=0, norm="ortho")
+_DCT = np.kron(_DCT_1D, _DCT_1D).astype(np.float32)
+_FREQUENCY = np.add.outer(np.arange(SIDE), np.arange(SIDE)).ravel()
+_LOW = _DCT[(_FREQUENCY > 0) & (_FREQUENCY <= SIDE)].T
+_HIGH = _DCT[_FREQUENCY > SIDE].T
+
+
+def estimate_sigma(picture: Source | Array) -> NDArray[np.float64]:
+    """The standard deviation of the noise in each channel, (C,), on the 0-255 scale.
+
+    `picture`: a source of windows, or an array (H, W, C) of float pixels, white at 1, or of integer samples.
+    Made for white Gaussian noise, clipped at black and white or not. Noise that is alike in neighbouring
+    pixels, as JPEG or scaling leave it, is measured too low. A picture under 8 pixels high or wide is too
+    small to tell noise from content: 0.
+    """
+    source = ArraySource(picture) if isinstance(picture, np.ndarray) else picture
+    blocks = _blocks(source)
+    clipped = bool(blocks.size) and blocks.min() >= 0 and blocks.max() <= 255
+    return np.array([_channel_sigma(channel, clipped=clipped) for channel in blocks])
+
+
+def overall_sigma(sigmas: Array) -> float:
+    """One sigma for all channels: the root of their mean variance."""
+    return float(np.sqrt(np.mean(np.square(sigmas))))
+
+
+def _blocks(source: Source) -> Array:
+    """Blocks on a regular grid over the whole picture, (C, N, SIDE^2) on the 0-255 scale; N may be 0."""
+    rows, columns = source.height - SIDE + 1, source.width - SIDE + 1
+    if rows < 1 or columns < 1:
+        return np.zeros((source.channels, 0, SIDE**2), np.float32)
+    stride = math.ceil(math.sqrt(rows * columns / _MOST_BLOCKS))
+    bands = []
+    for y in range(0, rows, stride):
+        band = source.window(y, y + SIDE, 0, source.width)
+        views = np.lib.stride_tricks.sliding_window_view(band, SIDE, axis=1)[:, ::stride]  # (y, N, C, x)
+        bands.append(views.transpose(2, 1, 0, 3).reshape(source.channels, -1, SIDE**2))
+    return np.concatenate(bands, axis=1) * np.float32(255)
+
+
+def _channel_sigma(blocks: Array, *, clipped: bool) -> float:
+    if not len(blocks):
+        return 0.0
+    blocks = _with_content(blocks)
+    brightness = blocks.mean(axis=1)
+    low = np.square(blocks @ _LOW).sum(axis=1)
+    kept = np.ones(len(blocks))
+    sigma = 0.0
+    for _ in range(_ROUNDS if clipped else 1):
+        chosen = _least_textured(low, kept)
+        energy = np.square(blocks[chosen] @ _HIGH).mean()
+        sigma = math.sqrt(energy / kept[chosen].mean())
+        if sigma < 1:  # hardly anything to clip
+            break
+        means, variances = _clipped_moments(sigma)
+        kept = np.interp(brightness, means, variances / sigma**2)
+    return sigma
+
+
+def _with_content(blocks: Array) -> Array:
+    """Without blocks of one single value: unless most of the picture is such, they say nothing of noise."""
+    flat = blocks.min(axis=1) == blocks.max(axis=1)
+    return blocks if flat.mean() > 0.5 else blocks[~flat]
+
+
+def _least_textured(low: Array, kept: Array) -> Array:
+    """Which blocks have the least energy in low frequencies, for the share of noise that clipping left."""
+    fit = np.flatnonzero(kept >= min(_LEAST_KEPT, float(np.median(kept))))
+    count = min(len(fit), max(_LEAST_CHOSEN, int(_SHARE_CHOSEN * len(low))))
+    return fit[np.argpartition(low[fit] / kept[fit], count - 1)[:count]]
+
+
+def _clipped_moments(sigma: float) -> tuple[Array, Array]:
+    """Mean and variance of min(max(x + sigma n, 0), 255), n ~ N(0, 1), for every brightness x from 0 to 255.
+
+    With a = -x / sigma, b = (255 - x) / sigma, the normal density phi and distribution Phi, and
+    Z = Phi(b) - Phi(a): the first moment is x Z + sigma (phi(a) - phi(b)) + 255 (1 - Phi(b)), the second
+    (x^2 + sigma^2) Z + sigma ((2 x + sigma a) phi(a) - (2 x + sigma b) phi(b)) + 255^2 (1 - Phi(b)).
+    """
+    x = np.arange(256.0)
+    a, b = -x / sigma, (255 - x) / sigma
+    density_a, density_b = (np.exp(-t * t / 2) / math.sqrt(2 * math.pi) for t in (a, b))
+    inside, above = ndtr(b) - ndtr(a), ndtr(-b)
+    mean = x * inside + sigma * (density_a - density_b) + 255 * above
+    square = (
+        (x * x + sigma**2) * inside
+        + sigma * ((2 * x + sigma * a) * density_a - (2 * x + sigma * b) * density_b)
+        + 255**2 * above
+    )
+    return mean, np.maximum(square - mean * mean, 0)
