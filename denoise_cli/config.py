@@ -167,7 +167,7 @@ class Training(Section):
     save_every: Positive = 500
     """Steps between two saves of the state that a run resumes from."""
     ema: Fraction | None = None
-    """The decay of an exponential average of the weights, like 0.999, which is then what is saved; null: none."""
+    """Save averaged weights, an exponential average of this decay, like 0.999; null: the last ones."""
     clip: Annotated[float, Field(gt=0)] | None = None
     """The largest norm of the whole gradient; null: any."""
     precision: Literal["float32", "bf16"] = "float32"
@@ -263,7 +263,7 @@ class Experiment(Section):
             raise SpecError("model", f"makes {made} of {seen}; it should make {_size(wanted)}{hint}")
 
 
-SECTIONS = {
+SECTIONS: Mapping[str, Any] = {
     "input": {},
     "optimizer": {},
     "schedule": {},

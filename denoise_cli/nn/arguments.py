@@ -22,7 +22,6 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     ValidatorFunctionWrapHandler,
-    WithJsonSchema,
     create_model,
     field_validator,
     model_validator,
@@ -34,9 +33,6 @@ from denoise_cli.nn.module import Module
 
 T = TypeVar("T")
 B = TypeVar("B", bound="Strict")
-
-NESTED_SPEC = {"$ref": "#/$defs/model"}
-"""How the JSON Schema of a layer refers to that of the specs nested in it; see `schema.py`."""
 
 
 class SpecError(ValueError):
@@ -72,6 +68,11 @@ class Argument:
     def holds_factory(self) -> bool:
         """The argument makes a fresh module at every call: YAML nests a spec there too."""
         return get_origin(self.annotation) is Callable and get_args(self.annotation) == ([], Module)
+
+    @property
+    def nests(self) -> bool:
+        """YAML nests a spec there, in one way or the other."""
+        return self.holds_module or self.holds_factory
 
 
 def arguments_of(cls: type, supplied: int = 0) -> tuple[Argument, ...]:
@@ -172,9 +173,7 @@ def signature_model(cls: type, supplied: int = 0) -> type[Strict]:
     """The signature of `cls` as a pydantic model."""
     fields: dict[str, Any] = {}
     for argument in arguments_of(cls, supplied):
-        annotation = _lists_for_tuples(argument.annotation)
-        if argument.holds_module or argument.holds_factory:
-            annotation = Annotated[Any, WithJsonSchema(NESTED_SPEC)]
+        annotation = Any if argument.nests else _lists_for_tuples(argument.annotation)
         fields[argument.name] = (annotation, Field() if argument.required else argument.default)
     summary = (inspect.getdoc(cls) or "").split("\n")[0]
     return create_model(cls.__name__, __base__=Strict, __doc__=summary, **fields)

@@ -101,7 +101,7 @@ def _factory(spec: Any, path: str) -> Callable[[], Module]:
 
 
 def _is_nested(module: Module, name: str) -> bool:
-    return any(a.name == name and (a.holds_module or a.holds_factory) for a in arguments_of(type(module)))
+    return any(each.name == name and each.nests for each in arguments_of(type(module)))
 
 
 # What a tree costs ------------------------------------------------------------------------------------------
