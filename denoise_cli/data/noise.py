@@ -1,5 +1,6 @@
 """The noise models by name."""
 
+from denoise_cli.data.camera_noise import Camera
 from denoise_cli.data.noise_models import (
     Correlated,
     Gaussian,
@@ -12,6 +13,7 @@ from denoise_cli.data.noise_models import (
     Speckle,
     Subsample,
 )
+from denoise_cli.data.photo_noise import Photo
 
 NOISES: dict[str, type[Noise]] = {
     "gaussian": Gaussian,
@@ -22,6 +24,8 @@ NOISES: dict[str, type[Noise]] = {
     "salt_pepper": SaltPepper,
     "jpeg": Jpeg,
     "subsample": Subsample,
+    "camera": Camera,
+    "photo": Photo,
 }
 
 __all__ = ["NOISES", "Noise", "Noisy"]

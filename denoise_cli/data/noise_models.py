@@ -5,7 +5,7 @@ the model says so: clipping shifts the mean of dark and bright places, which a n
 """
 
 import io
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,11 +14,13 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped, unused-ignore]
 from torch import Tensor
 
-Pixels = NDArray[np.float32]
-"""(H, W, C), in [0, 1] where clean."""
+Pixels = NDArray[np.floating[Any]]
+"""(H, W, C) float32, in [0, 1] where clean."""
 
 Range = float | tuple[float, float]
 """One value, or [low, high]: drawn anew for every picture, uniformly unless the model says otherwise."""
+
+LUMA = np.array([[0.299], [0.587], [0.114]], dtype=np.float32)
 
 
 class Noisy(NamedTuple):
@@ -69,9 +71,15 @@ class Gaussian(Noise):
 
     def __call__(self, picture: Tensor, generator: np.random.Generator) -> Noisy:
         sigma = draw(self.sigma, generator)
-        y = white(picture.permute(1, 2, 0).shape, sigma, generator)
-        y += picture.permute(1, 2, 0).numpy()
-        return Noisy(to_tensor(y), sigma)
+        return Noisy(to_tensor(self._add(picture.permute(1, 2, 0).numpy(), sigma, generator)), sigma)
+
+    def corrupt(self, x: Pixels, generator: np.random.Generator) -> Pixels:
+        return self._add(x, draw(self.sigma, generator), generator)
+
+    def _add(self, x: Pixels, sigma: float, generator: np.random.Generator) -> Pixels:
+        y = white(x.shape, sigma, generator)
+        y += x
+        return y
 
 
 class Correlated(Noise):
@@ -218,6 +226,11 @@ def blur_gain(radius: float) -> float:
     impulse[len(impulse) // 2] = 1
     line = impulse if radius < 0.1 else gaussian_filter(impulse, radius, axes=(0,), mode="constant")
     return float(np.sum(line**2))  # the norm of the line, once for the rows and once for the columns
+
+
+def luma(x: Pixels) -> Pixels:
+    """(H, W, 3) -> (H, W, 1), after ITU-R BT.601."""
+    return x @ LUMA
 
 
 def to_bytes(x: Pixels) -> NDArray[np.uint8]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from denoise_cli.data.sources import Bytes, Part, Pictures
 from denoise_cli.errors import UsageError
 
-Field = NDArray[np.float32]
+Field = NDArray[np.floating[Any]]
 
 OPPONENT = np.array([[1, 1, 1], [1, 0.2, -1.2], [0.7, -0.7, 0.1]], dtype=np.float32)
 """Rows: luma, yellow-blue, red-green; the axes along which colours of natural pictures vary independently."""
@@ -145,7 +145,7 @@ def _depth(u: Field, v: Field, radius: float, generator: np.random.Generator) ->
     return depth
 
 
-def _length(u: NDArray[Any], v: NDArray[Any]) -> Field:
+def _length(u: Field, v: Field) -> Field:
     length: Field = np.sqrt(u * u + v * v)  # faster than np.hypot, which guards against overflow
     return length
 
