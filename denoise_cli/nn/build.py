@@ -12,6 +12,7 @@ Arguments annotated `Module` hold a spec of their own; those annotated `Callable
 built afresh at every call.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -124,6 +125,12 @@ class Row:
     macs: int
     reach: Reach
     depth: int
+
+    @property
+    def receptive_field(self) -> int | None:
+        """The side of the square of input pixels that an output pixel may see, at most; None: all of them."""
+        side = 2 * self.reach.margin + max(1.0, float(self.reach.step))
+        return None if math.isinf(side) else math.ceil(side)
 
 
 def summary(net: Module, input_shape: Shape, path: str = "model") -> list[Row]:

@@ -1,0 +1,120 @@
+"""The command line, assembled. The only place where errors become exit codes.
+
+0: done. 1: failed at run time. 2: wrong usage or config. 130: stopped by Ctrl-C.
+
+A command is a function in a file of its own and one line below. What it needs it imports in its body, so that
+`denoise --help` waits for nothing.
+"""
+
+import os
+import sys
+import traceback
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from denoise_cli.cli.check import check
+from denoise_cli.cli.layers import layers
+from denoise_cli.errors import DenoiseError
+
+EPILOG = """[dim]Denoise a picture[/dim]   denoise image noisy.png clean.png
+[dim]Train a network  [/dim]   denoise train --config configs/quickstart.yaml
+[dim]Measure it       [/dim]   denoise eval runs/quickstart"""
+
+
+class Commands(TyperGroup):
+    """The group of all commands; turns what they raise into one line and an exit code."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_types_of_flags(super().get_params(ctx))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        command = super().get_command(ctx, cmd_name)
+        if command is not None:
+            _without_types_of_flags(command.get_params(ctx))
+        return command
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # a full disk or a closed pipe shows here, and not when Python has left
+            return result
+        except KeyboardInterrupt:
+            _fail("stopped", exit_code=130)
+        except BrokenPipeError:  # the reader has enough, as in `denoise layers | head -1`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(141) from None  # as for any program that a closed pipe ends: 128 + SIGPIPE
+        except Exception as error:
+            is_own = isinstance(error, DenoiseError)
+            if isinstance(error, typer.Abort) or (hasattr(error, "exit_code") and not is_own):
+                raise  # Typer shows its own errors
+            if ctx.params["traceback"]:
+                traceback.print_exc()
+            _fail(_in_one_line(error), error.exit_code if isinstance(error, DenoiseError) else 1)
+
+
+def _without_types_of_flags(parameters: list[Any]) -> list[Any]:
+    """The same parameters; help pages then do not say <bool> where there is nothing to give."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return parameters
+
+
+def _in_one_line(error: Exception) -> str:
+    if isinstance(error, DenoiseError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    first, *_ = str(error).splitlines() or [""]
+    return f"internal error: {type(error).__name__}: {first} (denoise --traceback ... shows where)"
+
+
+def _fail(message: str, exit_code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    raise typer.Exit(exit_code)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(f"denoise {version('denoise-cli')}")
+        except PackageNotFoundError:
+            print("denoise (not installed: run from its source folder)")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=EPILOG,
+)
+
+
+@app.callback()
+def denoise(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+    traceback: Annotated[
+        bool,
+        typer.Option(
+            "--traceback", envvar="DENOISE_TRACEBACK", help="Show where in the code an error arose."
+        ),
+    ] = False,
+) -> None:
+    """Take the noise out of pictures, with a neural network written from scratch."""
+
+
+INSIDE = "Look inside a network"
+
+app.command(rich_help_panel=INSIDE)(check)
+app.command(rich_help_panel=INSIDE)(layers)

@@ -1,0 +1,180 @@
+"""`denoise check`: what a config says, before anything is trained."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from denoise_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from denoise_cli.config import Experiment
+    from denoise_cli.nn.build import Row
+    from denoise_cli.nn.module import Module
+
+
+def check(
+    config: Annotated[
+        Path | None,
+        typer.Argument(metavar="CONFIG", help="The YAML file of an experiment.", show_default=False),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change a value, like optimizer.lr=0.5; may be repeated."
+        ),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option("--size", metavar="HxW", help="Size of the picture; if not given, of a training patch."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    schema: Annotated[
+        bool,
+        typer.Option("--schema", help="Print the JSON Schema of config files, for editors; needs no CONFIG."),
+    ] = False,
+) -> None:
+    """Check a config, and show what each layer makes, learns, costs and sees."""
+    from denoise_cli.cli.console import print_json
+
+    if schema:
+        from denoise_cli.schema import experiment_schema
+
+        print_json(experiment_schema())
+        return
+    if config is None:
+        raise UsageError("denoise check: name a CONFIG, like configs/quickstart.yaml")
+
+    from denoise_cli.config import load_config
+    from denoise_cli.nn.build import summary
+    from denoise_cli.nn.module import ShapeError
+
+    experiment = load_config(config, overrides or ())
+    net = experiment.build_model()
+    rows = summary(net, experiment.input_shape)
+    if size:
+        period = rows[-1].reach.period
+        height, width = (math.ceil(n / period) * period for n in parse_size(size))  # as pictures are padded
+        try:
+            rows = summary(net, (1, experiment.input.planes, height, width))
+        except ShapeError as error:
+            raise UsageError(f"{config}: at --size {size}: {error}") from error
+    report = describe(experiment, net, rows)
+    if as_json:
+        print_json({"config": str(config), **report})
+    else:
+        _show(str(config), experiment, rows, report)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """`480x640` as (480, 640)."""
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise UsageError(f"--size {text}: should be HEIGHTxWIDTH, like 480x640")
+    return int(height), int(width)
+
+
+def describe(experiment: "Experiment", net: "Module", rows: "list[Row]") -> dict[str, Any]:
+    """The whole report as plain data."""
+    from denoise_cli.nn.build import saved_bytes
+
+    data = experiment.data
+    _, _, height, width = rows[-1].output_shape
+    macs = sum(row.macs for row in rows)
+    state = [tensor for pair in net.param() for tensor in pair]
+    state += experiment.build_optimizer(net.param()).state().values()
+    return {
+        "input": [experiment.input.planes, height, width],
+        "layers": [
+            {
+                "path": row.path,
+                "layer": row.name,
+                "arguments": dict(row.arguments),
+                "output": list(row.output_shape[1:]),
+                "parameters": row.parameters,
+                "macs": row.macs,
+                "receptive_field": row.receptive_field,
+            }
+            for row in rows
+        ],
+        "total": {
+            "parameters": sum(row.parameters for row in rows),
+            "macs": macs,
+            "macs_per_pixel": macs / (height * width),
+            "receptive_field": rows[-1].receptive_field,
+            "period": rows[-1].reach.period,
+        },
+        "training": {
+            "patch": data.patch,
+            "batch": data.batch,
+            "activation_bytes": data.batch * saved_bytes(net, experiment.input_shape),
+            "state_bytes": sum(tensor.nbytes for tensor in state),
+        },
+    }
+
+
+def _show(config: str, experiment: "Experiment", rows: "list[Row]", report: dict[str, Any]) -> None:
+    from rich.markup import escape
+
+    from denoise_cli.cli.console import new_table, results
+
+    console = results()
+    total, training = report["total"], report["training"]
+    table = new_table(
+        "layer", "output", "parameters", "MACs", "sees", numbers=("output", "parameters", "MACs", "sees")
+    )
+    table.show_footer = True
+    for column, text in zip(
+        table.columns,
+        ("total", "", f"{total['parameters']:,}", shorten(total["macs"]), _sees(total["receptive_field"])),
+        strict=True,
+    ):
+        column.footer = text
+    for row in rows:
+        arguments = escape(_arguments(row))
+        table.add_row(
+            f"{'  ' * row.depth}[bold]{row.name}[/bold]{f'({arguments})' if arguments else ''}",
+            _size(row.output_shape[1:]),
+            f"{row.parameters:,}" if row.parameters else "",
+            shorten(row.macs) if row.macs else "",
+            _sees(row.receptive_field),
+        )
+    patch, batch = training["patch"], training["batch"]
+    console.print(f"[bold]{escape(config)}[/bold]: fine. An input of {_size(report['input'])}:")
+    console.print(table)
+    console.print(f"per pixel:  {shorten(total['macs_per_pixel'])} MACs")
+    console.print(f"pictures:   padded to multiples of {total['period']} pixels")
+    console.print(
+        f"a step:     {batch} patches of {patch} x {patch} hold {shorten(training['activation_bytes'])}B for"
+        f" the backward pass; weights, gradients and optimizer {shorten(training['state_bytes'])}B"
+    )
+
+
+def _arguments(row: "Row") -> str:
+    """`3, 16, 3, padding=1`: what must be given by its value alone, in the order of the signature."""
+    from denoise_cli.nn.arguments import arguments_of, show
+    from denoise_cli.nn.registry import LAYERS
+
+    return ", ".join(
+        show(row.arguments[each.name]) if each.required else f"{each.name}={show(row.arguments[each.name])}"
+        for each in arguments_of(LAYERS[row.name])
+        if each.name in row.arguments
+    )
+
+
+def _size(shape: "tuple[int, ...] | list[int]") -> str:
+    return " x ".join(map(str, shape))
+
+
+def _sees(side: int | None) -> str:
+    return "all" if side is None else f"{side} x {side}"
+
+
+def shorten(number: float) -> str:
+    """1234567 as 1.23 M."""
+    for unit in ("", "K", "M", "G"):
+        if number < 999.5 or unit == "G":
+            break
+        number /= 1000
+    return f"{number:.3g} {unit}" if unit else f"{number:.0f}"
