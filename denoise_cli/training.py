@@ -79,14 +79,25 @@ def fit(
         trainer.load_state(state)
     run.begin(experiment, step=trainer.step)
     try:
-        with closing(trainer.batches.prefetch(trainer.step, trainer.steps)) as batches:  # type: ignore[type-var]
+        yield from _train(trainer, run)
+    except NotFiniteError as error:
+        run.save_last(trainer.net, experiment, trainer.about)
+        raise DenoiseError(
+            f"{error}; the last good weights are in {run.last}; a lower optimizer.lr or a train.clip may help"
+        ) from None
+
+
+def _train(trainer: "Trainer", run: RunFolder) -> Iterator[StepRecord | ValidationRecord]:
+    batches = trainer.batches.prefetch(trainer.step, trainer.steps)
+    try:
+        with closing(batches):  # type: ignore[type-var]
             while True:
                 if trainer.validation_due:
                     record, pictures = trainer.validate()
                     run.log(trainer.row(record))
                     run.draw(trainer.step, pictures)
                     if record.best:
-                        run.save_best(trainer.model, experiment, trainer.about)
+                        run.save_best(trainer.model, trainer.experiment, trainer.about)
                     yield record
                 elif trainer.row_due:
                     run.log(trainer.row())
@@ -95,15 +106,10 @@ def fit(
                 if trainer.save_due:
                     save(run, trainer)
                 yield trainer.train_step(next(batches))
-        save(run, trainer)
     except GeneratorExit:
         save(run, trainer)
         raise
-    except NotFiniteError as error:
-        run.save_last(trainer.net, experiment, trainer.about)
-        raise DenoiseError(
-            f"{error}; the last good weights are in {run.last}; a lower optimizer.lr or a train.clip may help"
-        ) from None
+    save(run, trainer)
 
 
 def save(run: RunFolder, trainer: "Trainer") -> None:
@@ -183,15 +189,15 @@ class Trainer:
         self.worker.backward(self.loss.backward())
         if clip := self.experiment.train.clip:
             clip_gradients([grad for _, grad in self.net.param()], clip)
-        self.optimizer.lr = self.base_lr * self.schedule(self.step, self.steps)
-        self.optimizer.step()
         self.step += 1
+        self.optimizer.lr = self.lr
+        self.optimizer.step()
         if self.decay:
             move_average(self.model, self.net, min(self.decay, (1 + self.step) / (10 + self.step)))
         self.losses.append(loss)
         seconds = time.perf_counter() - begin
         self.seconds += seconds
-        return StepRecord(self.step, self.steps, self.epoch, loss, self.optimizer.lr, len(x), seconds)
+        return StepRecord(self.step, self.steps, self.epoch, loss, self.lr, len(x), seconds)
 
     def check_weights(self) -> None:
         """Raises NotFiniteError, with the last good weights put back, where a step has spoilt them."""
@@ -229,6 +235,11 @@ class Trainer:
         return self.step / self.batches.steps_per_epoch
 
     @property
+    def lr(self) -> float:
+        """The learning rate of the last step."""
+        return self.base_lr * self.schedule(max(0, self.step - 1), self.steps)
+
+    @property
     def validation_due(self) -> bool:
         every = self.experiment.train.validate_every or self.batches.steps_per_epoch
         due = self.step % every == 0 or self.step == self.steps
@@ -255,7 +266,7 @@ class Trainer:
                 "noisy_psnr": validation.noisy_psnr,
             }
         self.losses = []
-        return row | {"lr": self.optimizer.lr, "seconds": self.seconds}
+        return row | {"lr": self.lr, "seconds": self.seconds}
 
     @property
     def about(self) -> dict[str, Any]:
@@ -316,9 +327,15 @@ def flat(tree: Any, path: str = "") -> dict[str, Any]:
 @contextmanager
 def seeded(seed: int, step: int, device: torch.device) -> Iterator[None]:
     """Inside, torch's random numbers follow from seed and step; outside, nothing has changed."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
+    # torch.manual_seed would do as well, were it not for the stack trace that it takes for CUDA's sake
+    on_cuda = device.type == "cuda"
+    generator = torch.cuda.default_generators[device.index or 0] if on_cuda else torch.default_generator
+    before = generator.get_state()
+    generator.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
+    try:
         yield
+    finally:
+        generator.set_state(before)
 
 
 def copy_all(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
