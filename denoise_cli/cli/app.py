@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from denoise_cli.cli.check import check
+from denoise_cli.cli.data import data
 from denoise_cli.cli.layers import layers
 from denoise_cli.errors import DenoiseError
 
@@ -118,3 +119,4 @@ INSIDE = "Look inside a network"
 
 app.command(rich_help_panel=INSIDE)(check)
 app.command(rich_help_panel=INSIDE)(layers)
+app.add_typer(data, name="data", rich_help_panel="Train")

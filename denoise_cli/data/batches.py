@@ -151,12 +151,13 @@ class Batches:
         length = len(self.samples)
         epochs, places = np.divmod(np.arange(step * self.size, (step + 1) * self.size), length)
         return np.array(
-            [_permutation(self.seed, int(e), length)[p] for e, p in zip(epochs, places, strict=True)]
+            [permutation(self.seed, int(e), length)[p] for e, p in zip(epochs, places, strict=True)]
         )
 
 
 @lru_cache(maxsize=8)
-def _permutation(seed: int, epoch: int, length: int) -> Indices:
+def permutation(seed: int, epoch: int, length: int) -> Indices:
+    """The order in which an epoch visits the pictures."""
     return np.random.default_rng([ORDER, seed, epoch]).permutation(length)
 
 

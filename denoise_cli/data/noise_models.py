@@ -235,8 +235,9 @@ def luma(x: Pixels) -> Pixels:
 
 def to_bytes(x: Pixels) -> NDArray[np.uint8]:
     """Clipped to [0, 1] and rounded to 8 bits."""
-    rounded: NDArray[np.uint8] = np.round(255 * np.clip(x, 0, 1)).astype(np.uint8)
-    return rounded
+    y = 255 * x
+    np.rint(y, out=y)
+    return np.clip(y, 0, 255, out=y).astype(np.uint8)
 
 
 def from_bytes(x: NDArray[np.uint8]) -> Pixels:

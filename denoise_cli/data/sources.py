@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from denoise_cli.data.noise_models import to_bytes
 from denoise_cli.errors import DenoiseError, UsageError
+from denoise_cli.images import SUFFIXES, read_array
 
 Bytes = NDArray[np.uint8]
 """(H, W, C)."""
 
 Part = Literal["train", "holdout"]
-
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
 
 
 class Source(Protocol):
@@ -46,7 +46,7 @@ class Pictures:
         raise NotImplementedError
 
     def picture(self, index: int) -> Tensor:
-        return to_tensor(self.pixels(index))
+        return as_float(self.pixels(index))
 
     def crop(self, index: int, size: int, generator: np.random.Generator) -> Tensor:
         """A random crop; a picture that is smaller than it is continued by reflection."""
@@ -56,7 +56,7 @@ class Pictures:
         left = int(generator.integers(max(width - size, 0) + 1))
         part = pixels[top : top + size, left : left + size]
         missing = [(0, size - part.shape[0]), (0, size - part.shape[1]), (0, 0)]
-        return to_tensor(np.pad(part, missing, mode="reflect") if np.any(missing) else part)
+        return as_float(np.pad(part, missing, mode="reflect") if np.any(missing) else part)
 
 
 class FolderSource(Pictures):
@@ -71,16 +71,16 @@ class FolderSource(Pictures):
     def __init__(
         self, *, path: Path | str, channels: int = 3, holdout: float = 0.0, take: Part = "train"
     ) -> None:
-        path = Path(path)
+        self.path = Path(path)
         self.files = [
-            file for file in picture_files(path) if is_held_out(file, holdout) == (take == "holdout")
+            file for file in picture_files(self.path) if is_held_out(file, holdout) == (take == "holdout")
         ]
         if not self.files:
             raise UsageError(
                 f"{path}: holdout: {holdout:g} leaves no picture for take: {take}; choose another fraction"
                 " (the same for training and validation)"
             )
-        self._pictures = decode_all(path, self.files, channels)
+        self._pictures = decode_all(self.path, self.files, channels)
 
     def __len__(self) -> int:
         return len(self._pictures)
@@ -131,17 +131,10 @@ def decode_all(folder: Path, files: Sequence[Path], channels: int) -> list[Bytes
 
 def decode(file: Path, channels: int) -> Bytes:
     """One file as bytes (H, W, channels)."""
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DenoiseError(f"{file}: not a picture that can be read") from error
-    return pixels.reshape(*pixels.shape[:2], channels)
+    return to_bytes(read_array(file, channels))
 
 
-def to_tensor(pixels: Bytes) -> Tensor:
+def as_float(pixels: Bytes) -> Tensor:
     """(H, W, C) bytes -> (C, H, W) float32 in [0, 1]."""
     return torch.from_numpy(pixels.astype(np.float32) * np.float32(1 / 255)).permute(2, 0, 1)
 
