@@ -1,0 +1,53 @@
+"""Convolution as tensor algebra: three maps of a geometry, and the choice of the kernel that computes them.
+
+    forward          y  = x * w + b
+    input_gradient   dx = the adjoint of `forward` in x, applied to dy; as a layer, the transposed convolution
+    weight_gradient  dw, db += the adjoint in w and b
+
+Pictures are (N, H, W, C), weights (O, C, kh, kw). Setting the environment variable DENOISE_KERNEL to the name
+of a kernel uses it wherever it fits.
+"""
+
+import os
+from types import ModuleType
+
+from torch import Tensor
+
+from denoise_cli.nn.kernels import columns, shifted, winograd
+from denoise_cli.nn.kernels.geometry import Geometry, Pair
+
+KERNELS: dict[str, ModuleType] = {"columns": columns, "winograd": winograd, "shifted": shifted}
+"""In the order of preference where several are worth it; the last fits everything."""
+
+
+def choose(geometry: Geometry, channels: int, out_channels: int) -> ModuleType:
+    """The kernel for a geometry and its widths: the first that is worth it, or the forced one where it fits."""
+    forced = KERNELS.get(os.environ.get("DENOISE_KERNEL", ""))
+    if forced is not None and forced.fits(geometry):
+        return forced
+    for kernel in KERNELS.values():
+        if kernel.fits(geometry) and kernel.is_worth_it(geometry, channels, out_channels):
+            return kernel
+    return shifted
+
+
+def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """y (N, OH, OW, O) = x (N, H, W, C) * weight (O, C, kh, kw) + bias (O,)."""
+    kernel = choose(geometry, weight.shape[1], weight.shape[0])
+    y: Tensor = kernel.forward(x, weight, bias, geometry)
+    return y
+
+
+def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, size: Pair) -> Tensor:
+    """dx (N, H, W, C) for pictures of `size` from dy (N, OH, OW, O), plus a bias (C,) if there is one."""
+    kernel = choose(geometry, weight.shape[1], weight.shape[0])
+    dx: Tensor = kernel.input_gradient(dy, weight, bias, geometry, size)
+    return dx
+
+
+def weight_gradient(
+    x: Tensor, dy: Tensor, d_weight: Tensor, d_bias: Tensor | None, geometry: Geometry
+) -> None:
+    """Adds dL/dweight (O, C, kh, kw) and dL/dbias (O,) in place."""
+    kernel = choose(geometry, d_weight.shape[1], d_weight.shape[0])
+    kernel.weight_gradient(x, dy, d_weight, d_bias, geometry)

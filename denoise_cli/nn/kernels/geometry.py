@@ -1,0 +1,85 @@
+"""The geometry of a convolution, and the padded windows of pictures that the kernels read."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+Pair = tuple[int, int]
+Chunk = tuple[slice, int, int]
+"""Pictures, first row, last row + 1."""
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """kernel, stride, padding (zeros) and dilation as (height, width)."""
+
+    kernel: Pair
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+
+    @property
+    def extent(self) -> Pair:
+        """The side of the window that one output pixel sees: dilation (kernel - 1) + 1."""
+        return (
+            self.dilation[0] * (self.kernel[0] - 1) + 1,
+            self.dilation[1] * (self.kernel[1] - 1) + 1,
+        )
+
+    def output_size(self, size: Pair) -> Pair:
+        """floor((size + 2 padding - extent) / stride) + 1."""
+        extent = self.extent
+        return (
+            (size[0] + 2 * self.padding[0] - extent[0]) // self.stride[0] + 1,
+            (size[1] + 2 * self.padding[1] - extent[1]) // self.stride[1] + 1,
+        )
+
+    @property
+    def is_plain(self) -> bool:
+        """Stride and dilation of 1."""
+        return self.stride == (1, 1) and self.dilation == (1, 1)
+
+
+def copy_window(x: Tensor, top: int, left: int, out: Tensor) -> Tensor:
+    """Fills `out` (n, height, width, C) from the window of `x` (n, H, W, C) at row `top`, column `left`.
+
+    Outside the picture there are zeros.
+    """
+    height, width = out.shape[1:3]
+    y0, y1 = _overlap(top, x.shape[1], height)
+    x0, x1 = _overlap(left, x.shape[2], width)
+    if y0 >= y1 or x0 >= x1:
+        return out.zero_()
+    if y0 > 0:
+        out[:, :y0].zero_()
+    if y1 < height:
+        out[:, y1:].zero_()
+    if x0 > 0:
+        out[:, y0:y1, :x0].zero_()
+    if x1 < width:
+        out[:, y0:y1, x1:].zero_()
+    out[:, y0:y1, x0:x1].copy_(x[:, top + y0 : top + y1, left + x0 : left + x1])
+    return out
+
+
+def _overlap(start: int, size: int, length: int) -> Pair:
+    """The part of [0, length) that lies inside the data when the window begins at `start`."""
+    return min(max(-start, 0), length), max(min(size - start, length), 0)
+
+
+def chunks_of_rows(pictures: int, rows: int, values_per_row: int, target: int) -> list[Chunk]:
+    """Cuts `pictures` x `rows` into chunks of about `target` values.
+
+    A chunk is a band of rows of one picture, or several whole pictures.
+    """
+    picture = rows * values_per_row
+    if 2 * picture <= target:
+        step = max(1, target // max(picture, 1))
+        return [(slice(n, min(n + step, pictures)), 0, rows) for n in range(0, pictures, step)]
+    bands = max(1, round(picture / target))
+    step = -(-rows // bands)
+    return [
+        (slice(n, n + 1), first, min(first + step, rows))
+        for n in range(pictures)
+        for first in range(0, rows, step)
+    ]
