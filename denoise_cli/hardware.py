@@ -1,0 +1,63 @@
+"""What the machine has: memory that is free, and devices that compute."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from denoise_cli.errors import UsageError
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+_UNKNOWN = 2 * 2**30
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device of that name; "auto" takes CUDA, else Apple's MPS, else the CPU.
+
+    Raises UsageError for another name, or a device that is not there.
+    """
+    if name not in DEVICES:
+        raise UsageError(f"unknown device {name!r}: choose {', '.join(DEVICES)}")
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        return torch.device(next(device for device in ("cuda", "mps", "cpu") if there[device]))
+    if not there[name]:
+        raise UsageError(f"no {name} device here: choose auto or cpu")
+    return torch.device(name)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that a computation on `device` may take without driving anything out; a guess where unknown."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    found = [size for size in (_available(), _left_in_container()) if size is not None]
+    return min(found, default=_UNKNOWN)
+
+
+def _available() -> int | None:
+    """Free main memory, counting what the system would give up."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    except (OSError, ValueError, AttributeError):  # not Linux
+        return None
+
+
+def _left_in_container() -> int | None:
+    """What the control group of a container leaves to it."""
+    try:
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text() for name in ("max", "current"))
+        return max(0, int(limit) - int(used))
+    except (OSError, ValueError):  # no such group, or no limit ("max")
+        return None
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory was not enough, on the CPU or on a device."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and (
+        "allocate memory" in str(error) or "out of memory" in str(error).lower()
+    )
