@@ -1,7 +1,6 @@
 """The folder of a training run. Every file in it is replaced at once or not at all."""
 
 import csv
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,10 +72,9 @@ class RunFolder:
         try:
             self.samples.mkdir(parents=True, exist_ok=True)
             if step == 0:
-                for file in (self.best, self.last, self.state, self.metrics, self.curves):
+                sheets = self.samples.glob("step_*.png")
+                for file in (self.best, self.last, self.state, self.metrics, self.curves, *sheets):
                     file.unlink(missing_ok=True)
-                shutil.rmtree(self.samples)
-                self.samples.mkdir()
         except OSError as error:
             raise DenoiseError(f"{self.path}: cannot be made ready ({error.strerror or error})") from error
         with replacing(self.config) as temporary:

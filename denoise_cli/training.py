@@ -9,7 +9,7 @@ and the step. A training that was stopped and taken up again ends with the same 
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -65,7 +65,7 @@ def fit(
     state: TrainingState | None = None,
     start: Mapping[str, Tensor] | None = None,
     device: str | torch.device = "cpu",
-) -> Iterator[StepRecord | ValidationRecord]:
+) -> Generator[StepRecord | ValidationRecord]:
     """Trains, and tells of every step and every validation.
 
     `run`: the folder for models, metrics, curves and the state to resume from. `state`: where an interrupted
@@ -87,10 +87,10 @@ def fit(
         ) from None
 
 
-def _train(trainer: "Trainer", run: RunFolder) -> Iterator[StepRecord | ValidationRecord]:
+def _train(trainer: "Trainer", run: RunFolder) -> Generator[StepRecord | ValidationRecord]:
     batches = trainer.batches.prefetch(trainer.step, trainer.steps)
     try:
-        with closing(batches):  # type: ignore[type-var]
+        with closing(batches):
             while True:
                 if trainer.validation_due:
                     record, pictures = trainer.validate()
