@@ -32,6 +32,8 @@ _TYPE_BYTES = {
 }
 _SHORT, _LONG, _RATIONAL = 3, 4, 5
 
+Fractions = tuple[tuple[int, ...], tuple[int, ...]]
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -61,6 +63,55 @@ class Block:
         return None
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """How a file's directories are laid out; a BigTIFF has wider counts and offsets."""
+
+    order: str
+    big: bool
+
+    @classmethod
+    def of(cls, data: bytes) -> "_Layout":
+        order = {b"II": "<", b"MM": ">"}.get(bytes(data[:2]))
+        if order is None or len(data) < 16:
+            raise ValueError("not an EXIF block or TIFF file")
+        return cls(order, struct.unpack_from(order + "H", data, 2)[0] == 43)
+
+    def offset(self, data: bytes, place: int) -> int:
+        return int(struct.unpack_from(self.order + ("Q" if self.big else "I"), data, place)[0])
+
+    def first(self, data: bytes) -> int:
+        return self.offset(data, 8 if self.big else 4)
+
+    def entries(self, data: bytes, start: int) -> range:
+        """Where the entries of the directory at `start` begin; they may lie beyond the data."""
+        head, size = (8, 20) if self.big else (2, 12)
+        if start + head > len(data):
+            return range(0)
+        (count,) = struct.unpack_from(self.order + ("Q" if self.big else "H"), data, start)
+        return range(start + head, start + head + count * size, size)
+
+
+def directories(data: bytes) -> list[int]:
+    """Where the directory of each page of a TIFF file begins.
+
+    Raises:
+        ValueError: the chain of directories leaves the file, or comes back to where it was.
+    """
+    layout = _Layout.of(data)
+    found: dict[int, None] = {}
+    offset = layout.first(data)
+    while offset:
+        entries = layout.entries(data, offset)
+        if not entries or entries.stop + (8 if layout.big else 4) > len(data):
+            raise ValueError("a page lies behind the end of the file")
+        if offset in found:
+            raise ValueError("its pages go in a circle")
+        found[offset] = None
+        offset = layout.offset(data, entries.stop)
+    return list(found)
+
+
 def parse(data: bytes, offset: int | None = None) -> Block:
     """Read a directory: the first one of an EXIF block or a TIFF file (BigTIFF too), or the one at `offset`.
 
@@ -69,28 +120,23 @@ def parse(data: bytes, offset: int | None = None) -> Block:
     Raises:
         ValueError: the data is no TIFF structure at all.
     """
-    order = {b"II": "<", b"MM": ">"}.get(bytes(data[:2]))
-    if order is None or len(data) < 8:
-        raise ValueError("not an EXIF block")
-    big = struct.unpack_from(order + "H", data, 2)[0] == 43
-    if offset is None:
-        offset = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)[0]
-    return Block(order, _directory(data, order, offset, big=big, depth=0))
+    layout = _Layout.of(data)
+    return Block(layout.order, _directory(data, layout, layout.first(data) if offset is None else offset))
 
 
-def _directory(data: bytes, order: str, offset: int, *, big: bool, depth: int) -> tuple[Entry, ...]:
-    head, size, inline = (8, 20, 8) if big else (2, 12, 4)
-    if offset + head > len(data):
-        return ()
-    (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, offset)
+def _directory(data: bytes, layout: _Layout, offset: int, depth: int = 0) -> tuple[Entry, ...]:
+    order, inline = layout.order, 8 if layout.big else 4
     entries: dict[int, Entry] = {}
     allowance = len(data)  # values that overlap could otherwise be made to fill the memory
-    for start in range(offset + head, min(offset + head + count * size, len(data) - size + 1), size):
-        tag, kind, number = struct.unpack_from(order + ("HHQ" if big else "HHI"), data, start)
+    for start in layout.entries(data, offset):
+        end = start + (20 if layout.big else 12)
+        if end > len(data):
+            break
+        tag, kind, number = struct.unpack_from(order + ("HHQ" if layout.big else "HHI"), data, start)
         length = _TYPE_BYTES.get(kind, 0) * number
-        place = start + size - inline
+        place = end - inline
         if length > inline:
-            (place,) = struct.unpack_from(order + ("Q" if big else "I"), data, place)
+            place = layout.offset(data, place)
         if not length or place + length > len(data) or length > allowance or tag in entries:
             continue
         allowance -= length
@@ -98,7 +144,7 @@ def _directory(data: bytes, order: str, offset: int, *, big: bool, depth: int) -
         children: tuple[Entry, ...] = ()
         if tag in _POINTERS:
             target = int.from_bytes(value[:8], "little" if order == "<" else "big")
-            children = _directory(data, order, target, big=big, depth=depth + 1) if depth < 2 else ()
+            children = _directory(data, layout, target, depth + 1) if depth < 2 else ()
             if not children:
                 continue
         entries[tag] = Entry(tag, kind, number, value, children)
@@ -134,22 +180,37 @@ def block(order: str, entries: Iterable[Entry]) -> bytes:
 
 def orientation(exif: bytes | None) -> int:
     """How to turn the stored pixels for viewing: 1 (as they are) to 8, as EXIF numbers them."""
-    value = _parsed_number(exif, ORIENTATION)
+    value = parsed(exif).number(ORIENTATION)
     return int(value) if value is not None and value in range(1, 9) else 1
 
 
-def resolution(exif: bytes | None) -> tuple[float, float] | None:
-    """Pixels per inch, horizontal and vertical, if the block tells them."""
-    x, y = _parsed_number(exif, X_RESOLUTION), _parsed_number(exif, Y_RESOLUTION)
-    unit = {2: 1.0, 3: 2.54}.get(int(_parsed_number(exif, RESOLUTION_UNIT) or 2))
-    return (x * unit, y * unit) if x and y and unit else None
-
-
-def _parsed_number(exif: bytes | None, tag: int) -> float | None:
-    try:
-        return parse(exif).number(tag) if exif else None
-    except ValueError:
+def resolution_values(tags: Block) -> tuple[Fractions, int] | None:
+    """Horizontal and vertical resolution as fractions, and their unit: 1 none, 2 inch, 3 centimetre."""
+    found = {entry.tag: entry for entry in tags.entries}
+    x, y = found.get(X_RESOLUTION), found.get(Y_RESOLUTION)
+    if x is None or y is None or (x.type, y.type) != (_RATIONAL, _RATIONAL):
         return None
+    ratios = struct.unpack_from(tags.order + "II", x.data), struct.unpack_from(tags.order + "II", y.data)
+    unit = int(tags.number(RESOLUTION_UNIT) or 2)
+    return (ratios, unit) if all(map(all, ratios)) and unit in (1, 2, 3) else None
+
+
+def resolution(tags: Block) -> tuple[float, float] | None:
+    """Pixels per inch, horizontal and vertical, if the block tells them."""
+    values = resolution_values(tags)
+    if values is None or values[1] == 1:
+        return None
+    ((x, x_parts), (y, y_parts)), unit = values
+    scale = 1.0 if unit == 2 else 2.54
+    return scale * x / x_parts, scale * y / y_parts
+
+
+def parsed(exif: bytes | None) -> Block:
+    """The block, or an empty one if there is none or it is damaged."""
+    try:
+        return parse(exif) if exif else Block("<", ())
+    except ValueError:
+        return Block("<", ())
 
 
 def resolution_entries(order: str, dpi: tuple[float, float]) -> tuple[Entry, ...]:

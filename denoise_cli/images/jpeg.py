@@ -117,10 +117,8 @@ def _take_apart(data: bytes) -> tuple[list[tuple[int, bytes]], int]:
     segments: list[tuple[int, bytes]] = []
     place = 2
     while place + 4 <= len(data):
-        if data[place] != 0xFF:
-            raise DenoiseError("damaged: no JPEG marker where one must be")
         marker = data[place + 1]
-        if marker == 0xFF:  # padding
+        if data[place] != 0xFF or marker in (0, 0xFF):  # padding, or stray bytes, which libjpeg skips too
             place += 1
             continue
         if marker == _SOS:
@@ -176,7 +174,7 @@ def _keep(native: Native, data: bytes, notes: tuple[str, ...]) -> Keep:
         exif=exif,
         xmp=first(_APP1, _XMP),
         iptc=_iptc(resources) if resources else None,
-        dpi=_density(first(_APP0, _JFIF)) or exif_block.resolution(exif),
+        dpi=_density(first(_APP0, _JFIF)) or exif_block.resolution(exif_block.parsed(exif)),
         lossy=True,
         native=native,
         bound=("its comment",) if any(m == _COM for m, _ in native.segments) else (),

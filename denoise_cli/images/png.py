@@ -4,6 +4,7 @@ The file is taken apart into its blocks here, so that libpng sees nothing but th
 gamma, chromaticities, profile, EXIF and density of the input can be put back into the output untouched.
 """
 
+import logging
 import struct
 import zlib
 from collections.abc import Iterator
@@ -20,9 +21,11 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _LEVEL, _FILTER_PAETH = 3, 128
 _INCH = 0.0254
 _LARGEST_TEXT = 64 * 2**20
+_PICTURE = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"}
 # Blocks that say something about samples we are about to replace, or about an animation we do not read.
 _NOT_KEPT = {b"tRNS", b"sBIT", b"bKGD", b"hIST", b"sPLT"}
 _KEPT = {b"cHRM", b"gAMA", b"iCCP", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"tIME"}
+_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # of a colour type
 _XMP_KEYWORD = b"XML:com.adobe.xmp"
 
 
@@ -57,6 +60,8 @@ def read(data: bytes) -> list[Picture]:
     """
     import imagecodecs
 
+    # libpng's complaints become the message of an error here.
+    logging.getLogger("imagecodecs").setLevel(logging.CRITICAL + 1)
     header, critical, native, notes = _take_apart(data)
     width, height, depth, color_type = header
     samples = imagecodecs.png_decode(critical)
@@ -106,6 +111,8 @@ def _blocks(data: bytes) -> Iterator[tuple[Block, bool]]:
         end = place + 12 + length
         if end > len(data):
             break
+        if not kind.isalpha():
+            raise DenoiseError("damaged: a block without a name")
         block = Block(kind, data[place + 8 : end - 4])
         yield block, zlib.crc32(block.data, zlib.crc32(kind)) == struct.unpack_from(">I", data, end - 4)[0]
         if kind == b"IEND":
@@ -123,7 +130,11 @@ def _take_apart(data: bytes) -> tuple[tuple[int, int, int, int], bytes, Native, 
     notes: list[str] = []
     packed = 0
     for block, sound in _blocks(data):
-        needed = block.kind in (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS")
+        needed = block.kind in _PICTURE
+        if block.kind[:1].isupper() and not needed:
+            raise DenoiseError(
+                f"has a block {block.kind.decode()} that is needed to read it and is not known"
+            )
         if needed and not sound:
             raise DenoiseError(f"damaged: wrong checksum in {block.kind.decode()}")
         if block.kind == b"acTL":
@@ -131,14 +142,16 @@ def _take_apart(data: bytes) -> tuple[tuple[int, int, int, int], bytes, Native, 
         if header is None:
             if block.kind != b"IHDR" or len(block.data) != 13:
                 raise DenoiseError("damaged: no PNG header")
-            width, height, depth, color_type = struct.unpack_from(">IIBB", block.data)
+            width, height, depth, color_type, *methods = struct.unpack(">IIBBBBB", block.data)
             header = width, height, depth, color_type
+            if depth not in _DEPTHS.get(color_type, ()) or methods not in ([0, 0, 0], [0, 0, 1]):
+                raise DenoiseError("damaged: a header that no PNG has")
             check_size(width, height, 4 * max(depth // 8, 1))
         if needed:
             critical.append(bytes(block))
             packed += len(block.data) if block.kind == b"IDAT" else 0
         elif not sound:
-            notes.append(f"its damaged {block.kind.decode('latin-1')} block is dropped")
+            notes.append(f"its damaged {block.kind.decode()} block is dropped")
         elif block.kind in _KEPT or (block.safe_to_copy and block.kind not in _NOT_KEPT):
             (after if packed else before).append(block)
     assert header is not None  # _blocks ends at IEND or raises

@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def read_pages(source: str | Path | bytes, *, name: str | None = None) -> list[P
     except MemoryError as error:
         raise DenoiseError(f"{name}: not enough memory to read it") from error
     except Exception as error:  # decoders fail with every kind of exception on damaged files
-        raise DenoiseError(f"{name}: damaged {found.label}: {one_line(error)}") from error
+        raise DenoiseError(f"{name}: damaged, or an unusual kind of {found.label}{_reason(error)}") from error
 
 
 def read_array(path: str | Path, channels: int) -> Pixels:
@@ -82,6 +83,12 @@ def one_line(error: BaseException) -> str:
     """An exception's message, or its name, cut to one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 160 else text[:157] + "..."
+
+
+def _reason(error: Exception) -> str:
+    """What the decoder said, unless it stumbled: then its words are about itself, not about the file."""
+    stumbled = isinstance(error, (TypeError, AttributeError, LookupError, ArithmeticError, struct.error))
+    return "" if stumbled or isinstance(error, UnicodeError) else f": {one_line(error)}"
 
 
 def _name(source: str | Path | bytes, name: str | None) -> str:

@@ -6,6 +6,7 @@ and the same; those that describe how the pixels are stored are tifffile's, and 
 
 import io
 import logging
+import math
 import struct
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -24,12 +25,24 @@ from denoise_cli.images.exif import (
     Block,
     Entry,
     block,
+    directories,
     parse,
+    parsed,
     resolution,
     resolution_entries,
+    resolution_values,
     serialise,
 )
-from denoise_cli.images.picture import COLOR_SAMPLES, Alpha, Color, Keep, Picture, Samples, check_size
+from denoise_cli.images.picture import (
+    COLOR_SAMPLES,
+    MAX_PIXELS,
+    Alpha,
+    Color,
+    Keep,
+    Picture,
+    Samples,
+    check_size,
+)
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ICC, _XMP, _IPTC, _PHOTOSHOP, _DNG_VERSION = 34675, 700, 33723, 34377, 50706
@@ -70,10 +83,14 @@ def read(data: bytes) -> list[Picture]:
 
     # What tifffile would log becomes the message of an error here.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL + 1)
+    try:
+        count = len(directories(data))
+    except ValueError as error:
+        raise DenoiseError(f"damaged or truncated: {error}") from error
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        pages = [page for page in file.pages if isinstance(page, tifffile.TiffPage)]
+        pages: list[Any] = [file.pages[number] for number in range(count)]
         if not pages:
-            raise DenoiseError("truncated: no picture in the file")
+            raise DenoiseError("damaged: no picture in the file")
         if (
             _DNG_VERSION in pages[0].tags
             or pages[0].photometric in (_CFA, _LINEAR_RAW)
@@ -82,6 +99,10 @@ def read(data: bytes) -> list[Picture]:
             raise DenoiseError("is a camera raw file: develop it to TIFF first")
         full = [page for page in pages if not page.is_reduced]
         notes = ("the thumbnails in it are dropped",) if len(full) < len(pages) else ()
+        for page in full:
+            check_size(page.imagewidth, page.imagelength, page.samplesperpixel)
+        if sum(page.imagewidth * page.imagelength for page in full) > MAX_PIXELS:
+            raise DenoiseError(f"has {len(full)} pages of more than {MAX_PIXELS // 10**6} megapixels in all")
         return [_read_page(page, data, notes) for page in full]
 
 
@@ -104,15 +125,17 @@ def write(pictures: list[Picture], file: BinaryIO) -> None:
 def _read_page(page: Any, data: bytes, notes: tuple[str, ...]) -> Picture:
     color, bits = _COLORS.get(page.photometric), page.bitspersample
     if color is None:
-        raise DenoiseError(f"has {_name(page.photometric)} colours: convert it to RGB first")
+        name = getattr(page.photometric, "name", "unknown")
+        raise DenoiseError(f"has colours of the kind {name}: convert it to RGB first")
     if page.sampleformat != 1 or bits not in (1, 2, 4, 8, 16):
         kind = {1: "integer", 2: "signed", 3: "floating-point"}.get(page.sampleformat, "unusual")
+        bits = bits if isinstance(bits, int) else "mixed"
         raise DenoiseError(f"has {bits}-bit {kind} samples: convert it to 8 or 16 bits first")
     if page.imagedepth > 1:
         raise DenoiseError("is a volume, not a picture: take its slices apart first")
-    check_size(page.imagewidth, page.imagelength, page.samplesperpixel * max(bits // 8, 1))
     places = list(zip(page.dataoffsets, page.databytecounts, strict=False))
-    if not places or any(not count or not offset or offset + count > len(data) for offset, count in places):
+    outside = any(not count or not offset or offset + count > len(data) for offset, count in places)
+    if outside or len(places) < math.prod(page.chunked):
         raise DenoiseError("truncated: a part of the picture lies behind the end of the file")
     samples = page.asarray(maxworkers=1).reshape(page.shaped)  # (planes, 1, H, W, samples)
     samples = np.moveaxis(samples[:, 0], 0, 2).reshape(page.imagelength, page.imagewidth, -1)
@@ -154,7 +177,7 @@ def _keep(tags: Block, compression: int, notes: tuple[str, ...]) -> Keep:
         exif=exif,
         xmp=values.get(_XMP),
         iptc=values.get(_IPTC),
-        dpi=resolution(block(tags.order, (e for e in entries if e.tag in _RESOLUTION_TAGS))),
+        dpi=resolution(tags),
         native=Native(tags.order, compression, entries),
         bound=("its further tags",) if values.keys() - known else (),
         notes=notes,
@@ -165,12 +188,7 @@ def _block(keep: Keep) -> Block:
     """The tags to write: the TIFF's own, or made of what came from another format."""
     if isinstance(keep.native, Native):
         return Block(keep.native.order, keep.native.entries)
-    tags = Block("<", ())
-    if keep.exif:
-        try:
-            tags = parse(keep.exif)
-        except ValueError as error:
-            raise DenoiseError(f"its EXIF cannot be put into a TIFF: {error}") from error
+    tags = parsed(keep.exif)
     entries = {entry.tag: entry for entry in tags.entries if entry.tag not in _STORAGE}
     for tag, kind, value in (
         (_ICC, _UNDEFINED, keep.icc),
@@ -192,10 +210,7 @@ def _write_page(writer: Any, picture: Picture, order: str, entries: tuple[Entry,
     if picture.alpha != "none":
         kinds[0] = 1 if picture.alpha == "premultiplied" else 2
     samples = picture.samples[..., 0] if picture.samples.shape[2] == 1 else picture.samples
-    values = {entry.tag: entry.data for entry in entries if entry.tag in _RESOLUTION_TAGS}
-    ratios = None
-    if values.keys() == _RESOLUTION_TAGS:
-        ratios = [struct.unpack_from(order + "II", values[tag]) for tag in (X_RESOLUTION, Y_RESOLUTION)]
+    ratios, unit = resolution_values(Block(order, entries)) or (None, None)
     pointer = (4, 1, bytes(4))  # a sub-directory's place is known only when the pages are written
     writer.write(
         samples,
@@ -207,7 +222,7 @@ def _write_page(writer: Any, picture: Picture, order: str, entries: tuple[Entry,
         metadata=None,
         software=False,
         resolution=ratios,
-        resolutionunit=struct.unpack_from(order + "H", values[RESOLUTION_UNIT])[0] if ratios else None,
+        resolutionunit=unit,
         contiguous=False,
         extratags=[
             (e.tag, *(pointer if e.children else (e.type, e.count, e.data)), False)
@@ -233,7 +248,3 @@ def _write_directories(file: BinaryIO, order: str, pointers: list[tuple[int, Ent
         file.write(serialise(order, entry.children, end))
         file.seek(place)
         file.write(struct.pack(order + "I", end))
-
-
-def _name(photometric: Any) -> str:
-    return str(getattr(photometric, "name", photometric))

@@ -46,7 +46,7 @@ def read(data: bytes) -> list[Picture]:
         icc=chunks.get(b"ICCP"),
         exif=exif,
         xmp=chunks.get(b"XMP "),
-        dpi=exif_block.resolution(exif),
+        dpi=exif_block.resolution(exif_block.parsed(exif)),
         lossy=lossy,
         original=data if lossy else None,
     )
