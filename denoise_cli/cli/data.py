@@ -69,4 +69,4 @@ def course(
     source = FolderSource(path=folder, holdout=holdout, take=take.value)
     made = course_pairs(source, count, second=pairs.value, cell=cell, seed=seed)
     save_pairs(out, made, force=force)
-    messages().print(f"{out}: {count} noisy-{pairs.value} pairs from {len(source)} photographs", markup=False)
+    messages().print(f"{out}: {count} noisy-{pairs.value} pairs", markup=False, soft_wrap=True)

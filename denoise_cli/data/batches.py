@@ -1,7 +1,7 @@
 """Batches: sources, noise and pairing put together, each batch a pure function of (seed, step)."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -96,8 +96,10 @@ class NoisyPairs:
         x, target = (_as_float(pictures[indices]) for pictures in (self.source.first, self.source.second))
         noise2noise = self.pairing == "noise2noise"
         if self.augment:
-            for n, way in enumerate(generator.integers(8, size=len(indices))):
-                x[n], target[n] = turned(x[n], int(way)).clone(), turned(target[n], int(way)).clone()
+            ways = torch.from_numpy(generator.integers(8, size=len(indices)))
+            for way in range(8):
+                chosen = ways == way
+                x[chosen], target[chosen] = turned(x[chosen], way), turned(target[chosen], way)
             if noise2noise:
                 swap = torch.from_numpy(generator.random(len(indices)) < 0.5)
                 x[swap], target[swap] = target[swap], x[swap]
@@ -126,7 +128,7 @@ class Batches:
         generator = np.random.default_rng([SAMPLES, self.seed, step])
         return self.samples.draw(self._indices(step), generator)
 
-    def prefetch(self, start: int, stop: int) -> Iterator[Batch]:
+    def prefetch(self, start: int, stop: int) -> Generator[Batch, None, None]:
         """The batches of the steps start, ..., stop - 1 in order, prepared ahead by `workers` threads.
 
         An error in a thread is raised at its step. Closing the iterator ends the threads.
@@ -139,7 +141,7 @@ class Batches:
         try:
             for step in range(start, stop):
                 ahead.append(pool.submit(self.batch, step))
-                if len(ahead) > self.workers:  # one being made by each worker, and one that is ready
+                if len(ahead) > self.workers:  # as many are in the making as there are workers
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
@@ -204,10 +206,10 @@ def _middle(picture: Tensor, size: int, scale: int) -> Tensor:
 
 
 def turned(picture: Tensor, way: int) -> Tensor:
-    """One of the eight flips and turns of a square picture (C, P, P), as a view."""
+    """One of the eight flips and turns of square pictures (..., P, P)."""
     if way & 1:
-        picture = picture.flip(2)
-    return picture.rot90(way >> 1, (1, 2))
+        picture = picture.flip(-1)
+    return picture.rot90(way >> 1, (-2, -1))
 
 
 def _stacked(pictures: list[Tensor]) -> Tensor:

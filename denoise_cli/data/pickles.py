@@ -49,12 +49,16 @@ def load_pairs(path: Path) -> tuple[Tensor, Tensor]:
             raise UsageError(
                 f"{path}: holds {tensor.dtype} tensors where uint8 ones belong".replace("torch.", "")
             )
-    if first.shape != second.shape or first.dim() != 4 or first.shape[1] not in (1, 3) or not first.numel():
+    if first.shape != second.shape or not _is_square_pictures(first.shape):
         raise UsageError(
-            f"{path}: tensors of shape {tuple(first.shape)} and {tuple(second.shape)};"
-            " both must be (N, 3, H, W)"
+            f"{path}: tensors of shape {tuple(first.shape)} and {tuple(second.shape)}; both must be"
+            " (N, 3, 32, 32) or of another square size"
         )
     return first, second
+
+
+def _is_square_pictures(shape: torch.Size) -> bool:
+    return len(shape) == 4 and shape[1] in (1, 3) and shape[2] == shape[3] and 0 not in shape
 
 
 def _channels_last(tensor: Tensor) -> Bytes:

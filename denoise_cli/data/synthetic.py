@@ -141,7 +141,7 @@ def _depth(u: Field, v: Field, radius: float, generator: np.random.Generator) ->
     reach = radius * generator.uniform(0.4, 0.8, sides)
     depth = radius - _length(u, v)  # keeps the corners inside the circle
     for side, distance in zip(angles.tolist(), reach.tolist(), strict=True):
-        np.minimum(depth, distance - math.cos(side) * u - math.sin(side) * v, depth)
+        np.minimum(depth, distance - math.cos(side) * u - math.sin(side) * v, out=depth)
     return depth
 
 
