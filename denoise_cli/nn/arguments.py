@@ -101,7 +101,8 @@ def describe(annotation: Any) -> str:
     if origin is Annotated:
         return describe(inner[0])
     if origin in (Union, UnionType):
-        simplest_first = sorted(inner, key=lambda each: get_origin(each) is not None)
+        lists = (tuple, list, Sequence)
+        simplest_first = sorted(inner, key=lambda each: (each is NoneType, get_origin(each) in lists))
         return join((describe(each) for each in simplest_first), "or")
     if origin is Literal:
         return join((show(each) for each in inner), "or")

@@ -204,7 +204,7 @@ def _trace(net: Module, method: str, argument: T) -> dict[Module, tuple[T, T]]:
 def saved_bytes(net: Module, input_shape: Shape) -> int:
     """How many bytes a forward in training keeps for the backward, measured on an input of zeros."""
     was_training = net.training
-    net.train().forward(torch.zeros(input_shape))
+    net.train().forward(torch.zeros(input_shape).contiguous(memory_format=torch.channels_last))
     kept = {
         tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
         for module in net.modules()
