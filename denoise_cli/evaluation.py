@@ -17,13 +17,19 @@ from denoise_cli.data.opening import open_validation
 from denoise_cli.data.pickles import load_pairs
 from denoise_cli.data.sources import picture_files
 from denoise_cli.denoiser import Denoiser
+from denoise_cli.denoising import Noise, denoise_pixels
 from denoise_cli.errors import UsageError
+from denoise_cli.estimation import estimate_sigma, overall_sigma
+from denoise_cli.images import read_picture
 from denoise_cli.metrics import decibels, mse, psnr_pooled, round_to_8_bits, ssim
 
 Pixels = NDArray[np.float32]
 
 AT_ONCE = 2**18
 """Pixels that go through a network together: small pictures of one size, as many as fill this."""
+
+LARGE = 2**21
+"""Pixels from which on a picture is computed in tiles, which give what the whole would."""
 
 
 @dataclass(frozen=True)
@@ -151,21 +157,15 @@ def validation_pairs(experiment: Experiment) -> list[Pair]:
 
 
 def evaluate(denoiser: Denoiser, pairs: Iterable[Pair], *, blind: bool = False) -> Iterator[Denoised]:
-    """Denoises every pair, in order, each picture as a whole.
+    """Denoises every pair, in order.
 
     The model is told the pair's sigma; where nobody knows it, or `blind`, the one estimated from the noisy
     picture.
     """
     for group in _groups(pairs):
-        x = torch.stack([torch.from_numpy(pair.noisy).permute(2, 0, 1) for pair in group])
-        if denoiser.noise_level:
-            told = [_estimate(p.noisy) if blind or p.sigma is None else p.sigma for p in group]
-            y = denoiser.predict(x.to(denoiser.device), torch.tensor(told))
-        else:
-            y = denoiser.predict(x.to(denoiser.device))
-        sigmas: Sequence[float | None] = told if denoiser.noise_level else [pair.sigma for pair in group]
-        for pair, sigma, result in zip(group, sigmas, y.cpu(), strict=True):
-            yield Denoised(pair, sigma, _pixels(result))
+        sigmas = [_sigma(denoiser, pair, blind) for pair in group]
+        for pair, sigma, result in zip(group, sigmas, _predict(denoiser, group, sigmas), strict=True):
+            yield Denoised(pair, sigma, result)
 
 
 def summarize(scores: Sequence[ImageScore]) -> SetScore:
@@ -200,6 +200,22 @@ def _groups(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
         yield group
 
 
+def _sigma(denoiser: Denoiser, pair: Pair, blind: bool) -> float | None:
+    """What the model is told; where it is told nothing, what is known of the noise."""
+    if denoiser.noise_level and (blind or pair.sigma is None):
+        return overall_sigma(estimate_sigma(pair.noisy))
+    return pair.sigma
+
+
+def _predict(denoiser: Denoiser, group: list[Pair], sigmas: list[float | None]) -> list[Pixels]:
+    """The results of pictures of one size."""
+    if group[0].noisy[..., 0].size > LARGE:
+        return [denoise_pixels(denoiser, group[0].noisy, noise=Noise(sigmas[0] or 0.0))]
+    x = torch.stack([torch.from_numpy(pair.noisy).permute(2, 0, 1) for pair in group])
+    told = torch.tensor(sigmas) if denoiser.noise_level else None
+    return [_pixels(y) for y in denoiser.predict(x.to(denoiser.device), told).cpu()]
+
+
 def _pixels(picture: Tensor) -> Pixels:
     """(C, H, W) -> (H, W, C)"""
     pixels: Pixels = picture.permute(1, 2, 0).contiguous().numpy()
@@ -207,17 +223,9 @@ def _pixels(picture: Tensor) -> Pixels:
 
 
 def _read(file: Path) -> Pixels:
-    from denoise_cli.images import read_picture
-
     return read_picture(file).pixels
 
 
 def _size(pixels: Pixels) -> str:
     height, width, channels = pixels.shape
     return f"{width} x {height} in {'gray' if channels == 1 else 'colour'}"
-
-
-def _estimate(noisy: Pixels) -> float:
-    from denoise_cli.estimation import estimate_sigma, overall_sigma
-
-    return overall_sigma(estimate_sigma(noisy))

@@ -52,6 +52,7 @@ class ValidationRecord:
     """Mean figures over the validation pictures after a step; `best` where no earlier PSNR was as high."""
 
     step: int
+    steps: int
     loss: float
     psnr: float
     noisy_psnr: float
@@ -221,7 +222,9 @@ class Trainer:
                 pictures.append(denoised)
         mean_psnr = float(np.mean(psnrs))
         best = self.best is None or mean_psnr > self.best
-        record = ValidationRecord(self.step, float(np.mean(losses)), mean_psnr, float(np.mean(noisy)), best)
+        record = ValidationRecord(
+            self.step, self.steps, float(np.mean(losses)), mean_psnr, float(np.mean(noisy)), best
+        )
         if best:
             self.best = mean_psnr
         self.validated = self.step
