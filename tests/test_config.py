@@ -1,4 +1,4 @@
-"""Experiments: what a config means, every way to get one wrong, and the JSON Schema that editors check it with."""
+"""Experiments: what a config means, every way to get one wrong, and the JSON Schema that editors use."""
 
 import json
 from pathlib import Path
@@ -37,7 +37,7 @@ def problem_of(data):
     return str(error.value)
 
 
-# What a config means ------------------------------------------------------------------------------------------
+# What a config means --------------------------------------------------------------------------------------
 
 
 def test_a_model_alone_is_an_experiment_with_the_documented_defaults(write):
@@ -194,7 +194,7 @@ def test_every_config_of_the_project_loads(path):
     assert Experiment.load(experiment.dump()) == experiment
 
 
-# Every way to get one wrong -----------------------------------------------------------------------------------
+# Every way to get one wrong -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -229,25 +229,43 @@ def test_a_file_that_is_not_there():
         ({"input": {"channels": 4}}, "input.channels: should be 1 or 3, not 4"),
         ({"input": {"noise_level": "yes"}}, "input.noise_level: should be true or false, not 'yes'"),
         ({"loss": "mes"}, "loss: unknown loss 'mes' - did you mean 'mse'?"),
-        ({"loss": {"charbonnier": {"epsilon": "a"}}}, "loss.charbonnier.epsilon: should be a number, not 'a'"),
+        (
+            {"loss": {"charbonnier": {"epsilon": "a"}}},
+            "loss.charbonnier.epsilon: should be a number, not 'a'",
+        ),
         ({"loss": {"charbonnier": {"epsilon": 0}}}, "loss.charbonnier: epsilon must be positive, got 0.0"),
         ({"loss": None}, "loss: should be a loss's name, or {name: {argument: value}}, not null"),
         ({"optimizer": "sgd"}, "optimizer: should be a mapping like {key: value}, not 'sgd'"),
-        ({"optimizer": {"name": "adamm"}}, "optimizer.name: unknown optimizer 'adamm' - did you mean 'adam'?"),
+        (
+            {"optimizer": {"name": "adamm"}},
+            "optimizer.name: unknown optimizer 'adamm' - did you mean 'adam'?",
+        ),
         ({"optimizer": {"name": "sgd"}}, "optimizer: needs 'lr'"),
         ({"optimizer": {"lr": "fast"}}, "optimizer.lr: should be a number, not 'fast'"),
-        ({"optimizer": {"lr": 1, "momentun": 0}}, "optimizer: unknown key 'momentun' - did you mean 'momentum'?"),
+        (
+            {"optimizer": {"lr": 1, "momentun": 0}},
+            "optimizer: unknown key 'momentun' - did you mean 'momentum'?",
+        ),
         (
             {"optimizer": {"lr": 1, "parameters": []}},
             "optimizer: unknown key 'parameters' - known are lr, momentum, nesterov, weight_decay",
         ),
-        ({"optimizer": {"name": "adam", "betas": [1]}}, "optimizer.betas: should be a list of 2 numbers, not [1]"),
+        (
+            {"optimizer": {"name": "adam", "betas": [1]}},
+            "optimizer.betas: should be a list of 2 numbers, not [1]",
+        ),
         ({"schedule": {"name": "cosin"}}, "schedule.name: unknown schedule 'cosin' - did you mean 'cosine'?"),
         ({"schedule": {"name": "cosine", "final": 2}}, "schedule: final must be in [0, 1], got 2.0"),
         ({"schedule": {"final": 0.5}}, "schedule: unknown key 'final' - known are warmup"),
-        ({"data": {"train": "synthetic"}}, "data.train: should be a mapping like {key: value}, not 'synthetic'"),
+        (
+            {"data": {"train": "synthetic"}},
+            "data.train: should be a mapping like {key: value}, not 'synthetic'",
+        ),
         ({"data": {"train": {"count": 3}}}, "data.train: needs 'source'"),
-        ({"data": {"train": {"source": "foldr"}}}, "data.train: unknown source 'foldr' - did you mean 'folder'?"),
+        (
+            {"data": {"train": {"source": "foldr"}}},
+            "data.train: unknown source 'foldr' - did you mean 'folder'?",
+        ),
         ({"data": {"train": {"source": "folder"}}}, "data.train: needs 'path'"),
         (
             {"data": {"train": {"source": "folder", "path": "a", "take": "rest"}}},
@@ -261,7 +279,10 @@ def test_a_file_that_is_not_there():
             {"data": {"validation": {"source": "pickle", "path": "a", "limit": 0}}},
             "data.validation.limit: should be greater than 0, not 0",
         ),
-        ({"data": {"noise": {"name": "gausian"}}}, "data.noise.name: unknown noise 'gausian' - did you mean 'gaussian'?"),
+        (
+            {"data": {"noise": {"name": "gausian"}}},
+            "data.noise.name: unknown noise 'gausian' - did you mean 'gaussian'?",
+        ),
         (
             {"data": {"noise": {"sigma": [1, 2, 3]}}},
             "data.noise.sigma: should be a number or a list of 2 numbers, not [1, 2, 3]",
@@ -288,7 +309,7 @@ def test_a_file_that_is_not_there():
             "model[0].conv2d: unknown key 'kernal_size' - did you mean 'kernel_size'?",
         ),
     ],
-)  # fmt: skip
+)
 def test_a_value_that_is_wrong_is_named_with_its_key(change, problem):
     assert problem_of(SMALLEST | change) == f"x.yaml: {problem}"
 
@@ -320,7 +341,7 @@ def test_a_patch_that_the_strides_do_not_divide_is_answered_with_their_period():
     )
 
 
-# --set --------------------------------------------------------------------------------------------------------
+# --set ----------------------------------------------------------------------------------------------------
 
 
 def test_overrides_are_applied_in_order_with_the_typing_of_the_file(write):
@@ -355,7 +376,7 @@ def test_an_override_that_is_wrong_is_named(write, overrides, message):
     assert str(error.value) == message
 
 
-# JSON Schema --------------------------------------------------------------------------------------------------
+# JSON Schema ----------------------------------------------------------------------------------------------
 
 
 def test_the_schema_names_every_layer_with_its_arguments():

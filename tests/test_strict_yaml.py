@@ -52,19 +52,25 @@ def test_words_mean_what_yaml_1_2_says(text, value):
     ("text", "message"),
     [
         ("a: 1\nb: 2\na: 3\n", "x.yaml: line 3: the key 'a' is repeated (line 1 has it already)"),
-        ("m:\n  - conv2d: {lr: 1, lr: 2}\n", "x.yaml: line 2: the key 'lr' is repeated (line 2 has it already)"),
+        (
+            "m:\n  - conv2d: {lr: 1, lr: 2}\n",
+            "x.yaml: line 2: the key 'lr' is repeated (line 2 has it already)",
+        ),
         ("1: a\n", "x.yaml: line 1: a key must be a word, not 1"),
         ("a: {b: 1\n", "x.yaml: line 2: expected ',' or '}', but got '<stream end>'"),
         ("a: b: c\n", "x.yaml: line 1: mapping values are not allowed here"),
         ("a:\n\t- b\n", r"x.yaml: line 2: found character '\t' that cannot start any token"),
         ("a: 1\n---\nb: 1\n", "x.yaml: line 2: but found another document"),
-        ("a: !!python/object:os.system {}\n", "x.yaml: line 1: could not determine a constructor for the tag "
-         "'tag:yaml.org,2002:python/object:os.system'"),
+        (
+            "a: !!python/object:os.system {}\n",
+            "x.yaml: line 1: could not determine a constructor for the tag "
+            "'tag:yaml.org,2002:python/object:os.system'",
+        ),
         ("&a [*a]\n", "x.yaml: line 1: found unconstructable recursive node"),
         ("a: *b\n", "x.yaml: line 1: found undefined alias 'b'"),
         ("a: \x00", "x.yaml: not YAML: unacceptable character #x0000: special characters are not allowed"),
     ],
-)  # fmt: skip
+)
 def test_what_is_not_a_config_is_refused_with_its_line(text, message):
     with pytest.raises(UsageError) as error:
         parse(text, "x.yaml")
@@ -111,7 +117,7 @@ def test_what_is_written_reads_back_the_same():
     assert "&" not in text  # aliases would be hard to read
 
 
-# --set --------------------------------------------------------------------------------------------------------
+# --set ----------------------------------------------------------------------------------------------------
 
 DATA = {
     "model": [{"conv2d": {"in_channels": 3}}, "relu", {"residual": {"body": [{"elu": None}]}}],

@@ -9,7 +9,7 @@ A command is a function in a file of its own and one line below. What it needs i
 import os
 import sys
 import traceback
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 from denoise_cli.cli.check import check
 from denoise_cli.cli.data import data
 from denoise_cli.cli.layers import layers
+from denoise_cli.cli.train import train
 from denoise_cli.errors import DenoiseError
 
 EPILOG = """[dim]Denoise a picture[/dim]   denoise image noisy.png clean.png
@@ -32,8 +33,9 @@ class Commands(TyperGroup):
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         command = super().get_command(ctx, cmd_name)
-        if command is not None:
-            _without_types_of_flags(command.get_params(ctx))
+        for each in (command, *getattr(command, "commands", {}).values()):
+            if each is not None:
+                _without_types_of_flags(each.get_params(ctx))
         return command
 
     def invoke(self, ctx: Any) -> Any:
@@ -42,17 +44,20 @@ class Commands(TyperGroup):
             sys.stdout.flush()  # a full disk or a closed pipe shows here, and not when Python has left
             return result
         except KeyboardInterrupt:
-            _fail("stopped", exit_code=130)
+            _leave("stopped", 130)
         except BrokenPipeError:  # the reader has enough, as in `denoise layers | head -1`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(141) from None  # as for any program that a closed pipe ends: 128 + SIGPIPE
         except Exception as error:
-            is_own = isinstance(error, DenoiseError)
-            if isinstance(error, typer.Abort) or (hasattr(error, "exit_code") and not is_own):
+            if isinstance(error, DenoiseError):
+                exit_code = error.exit_code
+            elif isinstance(error, typer.Abort) or hasattr(error, "exit_code"):
                 raise  # Typer shows its own errors
+            else:
+                exit_code = 1
             if ctx.params["traceback"]:
                 traceback.print_exc()
-            _fail(_in_one_line(error), error.exit_code if isinstance(error, DenoiseError) else 1)
+            _leave(f"error: {_in_one_line(error)}", exit_code)
 
 
 def _without_types_of_flags(parameters: list[Any]) -> list[Any]:
@@ -72,8 +77,8 @@ def _in_one_line(error: Exception) -> str:
     return f"internal error: {type(error).__name__}: {first} (denoise --traceback ... shows where)"
 
 
-def _fail(message: str, exit_code: int) -> None:
-    print(f"error: {message}", file=sys.stderr)
+def _leave(message: str, exit_code: int) -> NoReturn:
+    print(message, file=sys.stderr)
     raise typer.Exit(exit_code)
 
 
@@ -115,8 +120,10 @@ def denoise(
     """Take the noise out of pictures, with a neural network written from scratch."""
 
 
-INSIDE = "Look inside a network"
+NETWORKS = "Make and measure networks"
+INSIDE = "Look inside"
 
+app.command(rich_help_panel=NETWORKS)(train)
+app.add_typer(data, name="data", rich_help_panel=NETWORKS)
 app.command(rich_help_panel=INSIDE)(check)
 app.command(rich_help_panel=INSIDE)(layers)
-app.add_typer(data, name="data", rich_help_panel="Train")

@@ -1,4 +1,4 @@
-"""YAML specs to modules: what builds, what is refused and how it says so, and what the walk over the tree reports."""
+"""YAML specs to modules: what builds, what is refused and how, and what the walk over the tree reports."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -17,7 +17,7 @@ def conv(inputs, outputs, **more):
     return {"conv2d": {"in_channels": inputs, "out_channels": outputs, "kernel_size": 3, "padding": 1} | more}
 
 
-# Building -----------------------------------------------------------------------------------------------------
+# Building -------------------------------------------------------------------------------------------------
 
 
 def test_a_list_is_a_sequential_a_text_a_layer_and_a_mapping_a_layer_with_arguments():
@@ -114,7 +114,7 @@ def test_a_tensor_that_torch_cannot_make_is_one_line_with_the_path():
     assert "\n" not in str(error.value)
 
 
-# Arguments ----------------------------------------------------------------------------------------------------
+# Arguments ------------------------------------------------------------------------------------------------
 
 
 class Everything:
@@ -211,7 +211,7 @@ def test_every_layer_says_in_words_what_each_argument_takes(name):
         assert words.split()[0] in {"a", "true"} or words.startswith("'"), f"{argument.name}: {words}"
 
 
-# The walk over the tree ---------------------------------------------------------------------------------------
+# The walk over the tree -----------------------------------------------------------------------------------
 
 UNET = [
     conv(3, 8),
