@@ -54,7 +54,7 @@ class SyntheticSource(Pictures):
 def dead_leaves(size: int, generator: np.random.Generator) -> Bytes:
     """One picture, (size, size, 3)."""
     canvas = Canvas(size, generator)
-    smallest = np.exp(generator.uniform(np.log(2.0), np.log(12.0)))
+    smallest = np.exp(generator.uniform(np.log(1.5), np.log(10.0)))
     largest = size / 1.5
     mean_square = 2 * np.log(largest / smallest) / (smallest**-2 - largest**-2)
     leaves = int(COVERAGE * size**2 / (np.pi * mean_square))
@@ -72,10 +72,10 @@ class Canvas:
         self.size, self.generator = size, generator
         self.mean_luma = generator.uniform(0.25, 0.7)
         self.luma_spread = generator.uniform(0.1, 0.3)
-        self.tint = generator.normal(0, [0.05, 0.03])
+        self.tint = generator.normal(0, [0.07, 0.04])
         self.colourfulness = generator.gamma(2.0, 0.5)
         self.defocus = generator.uniform(1.0, 2.5)
-        self.texture = np.tile(power_law_field(size, generator.uniform(0.8, 1.6), generator), (2, 2))
+        self.texture = np.tile(power_law_field(size, generator.uniform(0.4, 1.4), generator), (2, 2))
         self.rows, self.columns = (
             np.arange(size, dtype=np.float32)[:, None],
             np.arange(size, dtype=np.float32),
@@ -112,16 +112,16 @@ class Canvas:
         generator = self.generator
         shade = (generator.normal(0, 0.12) * u + generator.normal(0, 0.12) * v) / radius
         kind = generator.random()
-        if kind < 0.45:  # grain, stone, foliage
+        if kind < 0.5:  # grain, stone, foliage
             down, across = generator.integers(self.size, size=2)
             grain = self.texture[top + down :, left + across :][: shade.shape[0], : shade.shape[1]]
             shade = shade + generator.exponential(0.05) * grain
-        elif kind < 0.6:  # stripes, cloth, blinds
+        elif kind < 0.65:  # stripes, cloth, blinds
             angle, wavelength = generator.uniform(0, np.pi), generator.uniform(2.5, 3 + radius)
             phase = (math.cos(angle) * u + math.sin(angle) * v) * (2 * np.pi / wavelength)
             shade = shade + generator.exponential(0.06) * np.sin(phase)
         luma = generator.normal(self.mean_luma, self.luma_spread)
-        chroma = self.tint + self.colourfulness * generator.laplace(0, [0.05, 0.025])
+        chroma = self.tint + self.colourfulness * generator.laplace(0, [0.08, 0.05])
         colour = luma * OPPONENT[0] + chroma @ OPPONENT[1:]
         colour = np.clip(colour, 0.02, 0.98).astype(np.float32)
         painted: Field = colour * (1 + 2 * shade[..., None])  # texture is more or less of the same colour
