@@ -1,5 +1,6 @@
 """The geometry of a convolution, and the padded windows of pictures that the kernels read."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -35,6 +36,19 @@ class Geometry:
         )
 
     @property
+    def all_phases(self) -> list[Pair]:
+        """The places of a pixel within a stride, row by row."""
+        return [(u, v) for u in range(self.stride[0]) for v in range(self.stride[1])]
+
+    def in_picture(self, phase: int, axis: int) -> Pair:
+        """Where a phase of the padded picture is in the picture itself: (first pixel, shift).
+
+        Place q of the phase is pixel `first pixel + stride (q + shift)`.
+        """
+        shift, first = divmod(phase - self.padding[axis], self.stride[axis])
+        return first, shift
+
+    @property
     def is_plain(self) -> bool:
         """Stride and dilation of 1."""
         return self.stride == (1, 1) and self.dilation == (1, 1)
@@ -60,6 +74,41 @@ def copy_window(x: Tensor, top: int, left: int, out: Tensor) -> Tensor:
         out[:, y0:y1, x1:].zero_()
     out[:, y0:y1, x0:x1].copy_(x[:, top + y0 : top + y1, left + x0 : left + x1])
     return out
+
+
+def copy_phases(
+    x: Tensor, top: int, left: int, geometry: Geometry, phases: Sequence[Pair], out: Tensor
+) -> None:
+    """Fills `out` (n, height, width, phases C) with phases of the padded picture from place (top, left) on.
+
+    Place (a, b) of phase (u, v) is pixel (a sh + u, b sw + v) of the padded picture.
+    """
+    (sh, sw), C = geometry.stride, x.shape[3]
+    for k, (u, v) in enumerate(phases):
+        # phase u of the padded picture is phase (u - padding) mod s of the picture, moved by whole places
+        (y0, dy), (x0, dx) = geometry.in_picture(u, 0), geometry.in_picture(v, 1)
+        copy_window(x[:, y0::sh, x0::sw], top + dy, left + dx, out[..., k * C : (k + 1) * C])
+
+
+def copy_to_phases(
+    source: Tensor, top: int, left: int, geometry: Geometry, phases: Sequence[Pair], x: Tensor
+) -> None:
+    """The way back: writes phases (n, height, width, phases, C) that begin at place (top, left) to pictures."""
+    (sh, sw), (height, width) = geometry.stride, source.shape[1:3]
+    for k, (u, v) in enumerate(phases):
+        (y0, dy), (x0, dx) = geometry.in_picture(u, 0), geometry.in_picture(v, 1)
+        target = x[:, y0::sh, x0::sw]
+        y1, y2 = max(top + dy, 0), min(top + dy + height, target.shape[1])
+        x1, x2 = max(left + dx, 0), min(left + dx + width, target.shape[2])
+        if y1 < y2 and x1 < x2:
+            part = source[:, y1 - top - dy : y2 - top - dy, x1 - left - dx : x2 - left - dx, k]
+            target[:, y1:y2, x1:x2].copy_(part)
+
+
+def phase_range(geometry: Geometry, size: Pair, axis: int) -> Pair:
+    """The places [first, last + 1) of the phases of the padded picture that hold its pixels, along an axis."""
+    stride, padding = geometry.stride[axis], geometry.padding[axis]
+    return padding // stride, (padding + size[axis] - 1) // stride + 1
 
 
 def _overlap(start: int, size: int, length: int) -> Pair:

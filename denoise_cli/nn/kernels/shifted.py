@@ -24,7 +24,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from denoise_cli.nn.kernels.geometry import Chunk, Geometry, Pair, chunks_of_rows, copy_window
+from denoise_cli.nn.kernels.geometry import (
+    Chunk,
+    Geometry,
+    Pair,
+    chunks_of_rows,
+    copy_phases,
+    copy_to_phases,
+    copy_window,
+    phase_range,
+)
 from denoise_cli.nn.kernels.memory import empty
 from denoise_cli.nn.kernels.parallel import CHUNK, Workspace, share_out
 
@@ -58,15 +67,6 @@ class Plan:
     def halo(self) -> Pair:
         """The largest offset: rows and columns that a window has beyond its outputs."""
         return max(g.offset[0] for g in self.groups), max(g.offset[1] for g in self.groups)
-
-    def origin(self, phase: Pair, axis: int) -> Pair:
-        """Where a phase begins along an axis: (first pixel of the picture in it, shift).
-
-        Place q of the phase of the padded picture is place q + shift of the phase of the picture.
-        """
-        s = self.geometry.stride[axis]
-        start = phase[axis] - self.geometry.padding[axis]
-        return start % s, start // s
 
 
 def plan(geometry: Geometry) -> Plan:
@@ -136,14 +136,12 @@ def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Ge
     """dx (N, H, W, C) from dy (N, OH, OW, O); as a transposed convolution, `bias` (C,) is added to it."""
     N, _, _, O = dy.shape
     C = weight.shape[1]
-    H, W = size
     steps = plan(geometry)
-    (hy, hx), (sh, sw), (ph, pw) = steps.halo, geometry.stride, geometry.padding
-    q0, q1 = ph // sh, (ph + H - 1) // sh + 1
-    c0, c1 = pw // sw, (pw + W - 1) // sw + 1
+    hy, hx = steps.halo
+    (q0, q1), (c0, c1) = phase_range(geometry, size, 0), phase_range(geometry, size, 1)
     matrices = [group.matrix(weight).T.contiguous() for group in steps.groups]
-    complete = len(steps.phases) == sh * sw
-    dx = empty((N, H, W, C), dy)
+    complete = len(steps.phases) == len(geometry.all_phases)
+    dx = empty((N, *size, C), dy)
     if not complete:  # a stride larger than the kernel leaves pixels that nothing looks at
         dx.zero_()
         if bias is not None:
@@ -165,8 +163,10 @@ def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Ge
                 begin = (hy - group.offset[0]) * width + hx - group.offset[1]
                 count = n * height * width - hy * width - hx
                 _add_columns(rows[begin : begin + count], matrix, out[:count], group, C, started)
-            sums = out.view(n, height, width, len(steps.phases), C)
-            _scatter(sums, dx[pictures], bias, steps, q0 + first, last - first, c0, c1 - c0)
+            sums = out.view(n, height, width, len(steps.phases), C)[:, : last - first, : c1 - c0]
+            if bias is not None:
+                sums.add_(bias)
+            copy_to_phases(sums, q0 + first, c0, geometry, steps.phases, dx[pictures])
 
     share_out(chunks, work, dy.device)
     return dx
@@ -212,36 +212,14 @@ def _input_rows(
     x = x[pictures]
     n, C = x.shape[0], x.shape[3]
     height, width = last - first + steps.halo[0], OW + steps.halo[1]
-    (sh, sw), phases = steps.geometry.stride, len(steps.phases)
+    phases = len(steps.phases)
     if steps.geometry.is_plain and steps.geometry.padding == (0, 0) and steps.halo == (0, 0):
         whole = x[:, first:last]
         if whole.is_contiguous():
             return whole.view(-1, C), (n, height, width)
     window = workspace.empty("window", (n, height, width, phases * C), x)
-    for k, phase in enumerate(steps.phases):
-        (y0, qy), (x0, qx) = steps.origin(phase, 0), steps.origin(phase, 1)
-        copy_window(x[:, y0::sh, x0::sw], first + qy, qx, window[..., k * C : (k + 1) * C])
+    copy_phases(x, first, 0, steps.geometry, steps.phases, window)
     return window.view(-1, phases * C), (n, height, width)
-
-
-def _scatter(
-    sums: Tensor, dx: Tensor, bias: Tensor | None, steps: Plan, top: int, height: int, left: int, width: int
-) -> None:
-    """Writes phases (n, >= height, >= width, phases, C), from padded row `top` and column `left` on, to dx."""
-    sh, sw = steps.geometry.stride
-    for k, phase in enumerate(steps.phases):
-        (y0, qy), (x0, qx) = steps.origin(phase, 0), steps.origin(phase, 1)
-        target = dx[:, y0::sh, x0::sw]
-        # row a of the padded phase is row a + qy of the picture's phase
-        y1, y2 = max(top + qy, 0), min(top + height + qy, target.shape[1])
-        x1, x2 = max(left + qx, 0), min(left + width + qx, target.shape[2])
-        if y1 >= y2 or x1 >= x2:
-            continue
-        source = sums[:, y1 - top - qy : y2 - top - qy, x1 - left - qx : x2 - left - qx, k]
-        if bias is None:
-            target[:, y1:y2, x1:x2].copy_(source)
-        else:
-            torch.add(source, bias, out=target[:, y1:y2, x1:x2])
 
 
 def _span(group: Group, steps: Plan, height: int, width: int, n: int) -> Pair:

@@ -1,29 +1,26 @@
-"""3x3 convolution by Winograd's minimal filtering F(4x4, 3x3): four times fewer multiplications.
+"""Winograd convolution: minimal filters on rows and columns, two to four times fewer multiplications.
 
-One dimension, F(4, 3): four outputs of a 3-tap filter g on six inputs d cost six products instead of twelve,
+Two-dimensional filters. Applied to rows and columns, a minimal filter F(m, r) gives m x m outputs of an r x r
+filter g on a window d of (m + r - 1)^2 inputs by
 
-    y = A^T [(G g) * (B^T d)],
+    Y = A^T [ U * V ] A,    U = G g G^T,    V = B^T d B.
 
-where the rows of G, B^T and A^T come from evaluating polynomials at 0, 1, -1, 2, -2 and infinity. Applied to
-rows and columns, a 6x6 window d and a 3x3 filter g give 4x4 outputs by
+Summed over channels, "U * V" is a matrix product for each place p of the window, M[p] = V[p] U[p] with V[p]
+(tiles, C) and U[p] (C, O): one `bmm`. F(4, 3) needs 36 products for 16 outputs instead of 144, F(3, 2) 16 for
+9 instead of 36.
 
-    Y = A^T [ U * V ] A,    U = G g G^T,    V = B^T d B,
+Strides. A kernel of r s taps with stride s is an r x r kernel on the s x s phases of the padded picture laid
+side by side as channels (see `shifted`): r = 2 covers the 4x4 kernels of stride 2 that shrink and enlarge.
 
-with 36 products instead of 144. Summed over channels, "U * V" is a matrix product for each of the 36 places:
-M[p] = V[p] U[p] with V[p] (tiles, C) and U[p] (C, O). That is one `bmm`. The transforms have few and small
-coefficients, so they are written as additions on whole planes (the places come first in memory); pairs of
-planes with the same coefficients share an operation.
-
-The backward pass needs no new mathematics. The input gradient is the convolution of dy with the filters
-turned by 180 degrees and with C and O exchanged. The weight gradient is the adjoint of the map U -> Y:
+Backward. The input gradient is a convolution of dy with the filters turned by 180 degrees and C and O
+exchanged, whose outputs are phases. The weight gradient is the adjoint of the map U -> Y:
 
     dM = A dY A^T,    dU[p] = V[p]^T dM[p],    dg = G^T dU G.
 
-The bias is added to M at place (1, 1) alone: column 1 of A^T is (1, 1, 1, 1), so that a constant there reaches
-all sixteen outputs. Its gradient is the sum of dM there.
+The bias is added to M at one place alone, where A^T has a column of ones; its gradient is the sum of dM there.
 
-Error: coefficients up to 8 cost accuracy, about 1e-5 of the largest output in float32 (1e-6 for a direct
-sum), 2e-14 in float64.
+Error: coefficients up to 8 cost accuracy, about 1e-5 of the largest output for F(4, 3) in float32, 1e-6 for
+F(3, 2), as for a direct sum; 2e-14 in float64.
 
 Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016.
 """
@@ -33,25 +30,34 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from denoise_cli.nn.kernels.geometry import Chunk, Geometry, Pair, chunks_of_rows, copy_window
+from denoise_cli.nn.kernels.geometry import (
+    Chunk,
+    Geometry,
+    Pair,
+    chunks_of_rows,
+    copy_phases,
+    copy_to_phases,
+    copy_window,
+    phase_range,
+)
 from denoise_cli.nn.kernels.memory import empty
+from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_3, PAIRS, MinimalFilter
 from denoise_cli.nn.kernels.parallel import CHUNK, Workspace, share_out
 
-G = (
-    (1 / 4, 0, 0),
-    (-1 / 6, -1 / 6, -1 / 6),
-    (-1 / 6, 1 / 6, -1 / 6),
-    (1 / 24, 1 / 12, 1 / 6),
-    (1 / 24, -1 / 12, 1 / 6),
-    (0, 0, 1),
-)
-CONSTANT = 7
-"""The place (1, 1) of 6 x 6, where a constant reaches all sixteen outputs."""
+
+def filter_for(geometry: Geometry) -> MinimalFilter | None:
+    """The minimal filter of a geometry: for 3x3 of stride 1, or a kernel of twice its stride; else None."""
+    (kh, kw), (sh, sw) = geometry.kernel, geometry.stride
+    if geometry.dilation != (1, 1) or sh != sw or kh != kw:
+        return None
+    if (kh, sh) == (3, 1) and max(geometry.padding) <= 2:
+        return F_4_3
+    return F_3_2 if kh == 2 * sh and max(geometry.padding) < kh else None
 
 
 def fits(geometry: Geometry) -> bool:
     """Whether this kernel computes such a convolution."""
-    return geometry.kernel == (3, 3) and geometry.is_plain and max(geometry.padding) <= 2
+    return filter_for(geometry) is not None
 
 
 def is_worth_it(geometry: Geometry, channels: int, out_channels: int) -> bool:
@@ -60,169 +66,194 @@ def is_worth_it(geometry: Geometry, channels: int, out_channels: int) -> bool:
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    """y (N, OH, OW, O) = x (N, H, W, C) * weight (O, C, 3, 3) + bias (O,)."""
-    N, H, W, C = x.shape
-    O = weight.shape[0]
-    OH, OW = geometry.output_size((H, W))
-    th, tw = -(-OH // 4), -(-OW // 4)
-    filters = _filters_forward(weight)
+    """y (N, OH, OW, O) = x (N, H, W, C) * weight (O, C, kh, kw) + bias (O,)."""
+    f = _filter(geometry)
+    N, O = x.shape[0], weight.shape[0]
+    OH, OW = geometry.output_size((x.shape[1], x.shape[2]))
+    tw = -(-OW // f.outputs)
+    filters = _transformed(_by_tap(weight, geometry), f)
     y = empty((N, OH, OW, O), x)
-    chunks = chunks_of_rows(N, th, 4 * (tw * 4 + 2) * C, CHUNK)
+    chunks = _chunks(N, OH, tw, max(filters.shape[1:]), f)
 
-    def work(part: Sequence[Chunk], workspace: Workspace) -> None:
-        for pictures, first, last in part:
-            v = _input_planes(x, pictures, first, last, tw, geometry, workspace)
-            m = torch.bmm(v, filters, out=workspace.empty("m", (36, v.shape[1], O), x))
-            if bias is not None:
-                m[CONSTANT].add_(bias)
-            rows = y[pictures, 4 * first : 4 * last]
-            n, tiles = rows.shape[0], last - first
-            whole = rows.shape[1] == 4 * tiles and OW == 4 * tw
-            target = rows if whole else workspace.empty("tiles", (n, 4 * tiles, 4 * tw, O), x)
-            _output_tiles(m.view(6, 6, n, tiles, tw, O), target, workspace)
-            if not whole:
-                rows.copy_(target[:, : rows.shape[1], :OW])
+    def work(share: Sequence[Chunk], workspace: Workspace) -> None:
+        for pictures, first, last in share:
+            v = _input_planes(x[pictures], first, last, tw, geometry, f, workspace)
+            m = _products(v, filters, bias, f, workspace)
+            rows = y[pictures, first * f.outputs : last * f.outputs]
+            whole = rows.shape[1:3] == ((last - first) * f.outputs, tw * f.outputs)
+            if whole:
+                _output_tiles(m, rows, f, workspace)
+            else:
+                tiles = _tiles(rows.shape[0], last - first, tw, O, f, m, workspace)
+                rows.copy_(tiles[:, : rows.shape[1], :OW])
 
     share_out(chunks, work, x.device)
     return y
 
 
 def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, size: Pair) -> Tensor:
-    """dx (N, H, W, C) from dy (N, OH, OW, O): the convolution with the turned, exchanged filters."""
-    padding = (2 - geometry.padding[0], 2 - geometry.padding[1])
-    return forward(dy, weight.flip(2, 3).transpose(0, 1), bias, Geometry((3, 3), padding=padding))
+    """dx (N, H, W, C) from dy (N, OH, OW, O), plus a bias (C,): a convolution whose outputs are phases of dx."""
+    f, s = _filter(geometry), geometry.stride[0]
+    if s == 1:
+        padding = (f.taps - 1 - geometry.padding[0], f.taps - 1 - geometry.padding[1])
+        flipped = weight.flip(2, 3).transpose(0, 1)
+        return forward(dy, flipped, bias, Geometry(geometry.kernel, padding=padding))
+    N, C = dy.shape[0], weight.shape[1]
+    (top, bottom), (left, right) = phase_range(geometry, size, 0), phase_range(geometry, size, 1)
+    tw = -(-(right - left) // f.outputs)
+    turned = _by_tap(weight, geometry).flip(0, 1).transpose(2, 3)
+    filters = _transformed(turned, f)
+    biases = None if bias is None else bias.repeat(s * s)
+    dx = empty((N, *size, C), dy)
+    chunks = _chunks(N, bottom - top, tw, max(filters.shape[1:]), f)
+
+    def work(share: Sequence[Chunk], workspace: Workspace) -> None:
+        for pictures, first, last in share:
+            part, back = dy[pictures], f.taps - 1
+            height, width = (last - first) * f.outputs + back, tw * f.outputs + back
+            window = workspace.empty("window", (part.shape[0], height, width, dy.shape[3]), dy)
+            copy_window(part, top + first * f.outputs - back, left - back, window)
+            m = _products(_planes(window, f, workspace), filters, biases, f, workspace)
+            tiles = _tiles(part.shape[0], last - first, tw, s * s * C, f, m, workspace)
+            rows = min(bottom - top, last * f.outputs) - first * f.outputs
+            phases = tiles.view(*tiles.shape[:3], s * s, C)[:, :rows, : right - left]
+            copy_to_phases(phases, top + first * f.outputs, left, geometry, geometry.all_phases, dx[pictures])
+
+    share_out(chunks, work, dy.device)
+    return dx
 
 
 def weight_gradient(
     x: Tensor, dy: Tensor, d_weight: Tensor, d_bias: Tensor | None, geometry: Geometry
 ) -> None:
-    """Adds dL/dweight (O, C, 3, 3) and dL/dbias (O,) in place."""
-    C = x.shape[3]
+    """Adds dL/dweight (O, C, kh, kw) and dL/dbias (O,) in place."""
+    f, (r, s) = _filter(geometry), (geometry.kernel[0] // geometry.stride[0], geometry.stride[0])
     N, OH, OW, O = dy.shape
-    th, tw = -(-OH // 4), -(-OW // 4)
-    chunks = chunks_of_rows(N, th, 4 * (tw * 4 + 2) * max(C, O), CHUNK)
+    C, places = x.shape[3], f.inputs**2
+    tw = -(-OW // f.outputs)
+    chunks = _chunks(N, OH, tw, max(s * s * C, O), f)
 
-    def work(part: Sequence[Chunk], workspace: Workspace) -> tuple[Tensor, Tensor]:
-        d_filters, d_constant = x.new_zeros(36, C, O), x.new_zeros(O)
-        for pictures, first, last in part:
-            v = _input_planes(x, pictures, first, last, tw, geometry, workspace)
-            dm = _output_gradient_planes(dy, pictures, first, last, tw, workspace)
+    def work(share: Sequence[Chunk], workspace: Workspace) -> tuple[Tensor, Tensor]:
+        d_filters, d_constant = x.new_zeros(places, s * s * C, O), x.new_zeros(O)
+        for pictures, first, last in share:
+            v = _input_planes(x[pictures], first, last, tw, geometry, f, workspace)
+            dm = _output_gradient_planes(dy[pictures], first, last, tw, f, workspace)
             d_filters.baddbmm_(v.transpose(1, 2), dm)
             if d_bias is not None:
-                d_constant.add_(dm[CONSTANT].sum(0))
+                d_constant.add_(dm[f.constant].sum(0))
         return d_filters, d_constant
 
-    g = _kron(x)
+    both = _kron(f, x)
     for d_filters, d_constant in share_out(chunks, work, x.device):
-        d_weight.add_((g.T @ d_filters.view(36, C * O)).view(3, 3, C, O).permute(3, 2, 1, 0))
+        taps = (both.T @ d_filters.view(places, -1)).view(r, r, s, s, C, O)
+        d_weight.view(O, C, r, s, r, s).add_(taps.permute(5, 4, 1, 2, 0, 3))
         if d_bias is not None:
             d_bias.add_(d_constant)
 
 
-def _kron(like: Tensor) -> Tensor:
-    """G (x) G, (36, 9): both transforms of a filter at once. Places and taps count column first."""
-    g = torch.tensor(G, dtype=like.dtype, device=like.device)
+def _filter(geometry: Geometry) -> MinimalFilter:
+    f = filter_for(geometry)
+    if f is None:
+        raise ValueError(f"there is no minimal filter for {geometry}")
+    return f
+
+
+def _chunks(N: int, rows: int, tw: int, channels: int, f: MinimalFilter) -> list[Chunk]:
+    """Rows of tiles, cut to the size of a chunk of input."""
+    return chunks_of_rows(N, -(-rows // f.outputs), f.outputs * f.outputs * tw * channels, CHUNK)
+
+
+def _by_tap(weight: Tensor, geometry: Geometry) -> Tensor:
+    """(O, C, r s, r s) -> (r, r, s s C, O): column and row of a tap, channels of the phases, outputs."""
+    O, C = weight.shape[:2]
+    s = geometry.stride[0]
+    r = geometry.kernel[0] // s
+    return weight.reshape(O, C, r, s, r, s).permute(4, 2, 3, 5, 1, 0).reshape(r, r, s * s * C, O)
+
+
+def _kron(f: MinimalFilter, like: Tensor) -> Tensor:
+    """G (x) G, (inputs^2, taps^2): both transforms of a filter at once."""
+    g = torch.tensor(f.filter_matrix, dtype=like.dtype, device=like.device)
     return torch.kron(g, g)
 
 
-def _filters_forward(weight: Tensor) -> Tensor:
-    """U (36, C, O) = G g G^T of every filter."""
-    O, C = weight.shape[:2]
-    return (_kron(weight) @ weight.permute(3, 2, 1, 0).reshape(9, C * O)).view(36, C, O)
+def _transformed(taps: Tensor, f: MinimalFilter) -> Tensor:
+    """U (places, C, O) = G g G^T of every filter (r, r, C, O); places count column first, as V does."""
+    C, O = taps.shape[2:]
+    return (_kron(f, taps) @ taps.reshape(f.taps**2, C * O)).view(f.inputs**2, C, O)
+
+
+def _products(
+    v: Tensor, filters: Tensor, bias: Tensor | None, f: MinimalFilter, workspace: Workspace
+) -> Tensor:
+    """M (places, tiles, O) = V U, with the bias."""
+    m = workspace.empty("m", (v.shape[0], v.shape[1], filters.shape[2]), v)
+    torch.bmm(v, filters, out=m)
+    if bias is not None:
+        m[f.constant].add_(bias)
+    return m
 
 
 def _input_planes(
-    x: Tensor, pictures: slice, first: int, last: int, tw: int, geometry: Geometry, workspace: Workspace
+    x: Tensor, first: int, last: int, tw: int, geometry: Geometry, f: MinimalFilter, workspace: Workspace
 ) -> Tensor:
-    """V (36, tiles, C) = B^T d B of all 6x6 windows of tile rows [first, last)."""
-    th, width = last - first, 4 * tw + 2
-    top, left = 4 * first - geometry.padding[0], -geometry.padding[1]
-    x = x[pictures]
-    n, C = x.shape[0], x.shape[3]
-    d = copy_window(x, top, left, workspace.empty("window", (n, 4 * th + 2, width, C), x))
+    """V (places, tiles, s s C) of all windows of tile rows [first, last)."""
+    s, back = geometry.stride[0], f.taps - 1
+    height, width = (last - first) * f.outputs + back, tw * f.outputs + back
+    window = workspace.empty("window", (x.shape[0], height, width, s * s * x.shape[3]), x)
+    copy_phases(x, first * f.outputs, 0, geometry, geometry.all_phases, window)
+    return _planes(window, f, workspace)
+
+
+def _planes(window: Tensor, f: MinimalFilter, workspace: Workspace) -> Tensor:
+    """V (places, tiles, C) = B^T d B of all overlapping windows of (n, height, width, C); places column first."""
+    n, height, width, C = window.shape
+    th, tw, k = height // f.outputs, width // f.outputs, f.inputs
     row = width * C
-    rows = d.as_strided((6, n, th, row), (row, (4 * th + 2) * row, 4 * row, 1))
-    half = workspace.empty("half", (6, n * th, row), x)
-    _input_transform(rows, half.view(6, n, th, row), workspace.empty("pairs", (4, n, th, row), x))
-    columns = half.as_strided((6, 6 * n * th, tw, C), (C, row, 4 * C, 1))
-    v = workspace.empty("v", (6, 6 * n * th, tw, C), x)
-    _input_transform(columns, v, workspace.empty("pairs", (4, 6 * n * th, tw, C), x))
-    return v.view(36, n * th * tw, C)
+    rows = window.as_strided((k, n, th, row), (row, height * row, f.outputs * row, 1))
+    half = workspace.empty("half", (k, n * th, width, C), window)
+    f.input(rows, half.view(k, n, th, row), workspace.empty("pairs", (PAIRS, n, th, row), window))
+    columns = half.as_strided((k, k * n * th, tw, C), (C, row, f.outputs * C, 1))
+    v = workspace.empty("v", (k, k * n * th, tw, C), window)
+    f.input(columns, v, workspace.empty("pairs", (PAIRS, k * n * th, tw, C), window))
+    return v.view(k * k, n * th * tw, C)
 
 
-def _output_tiles(m: Tensor, y: Tensor, workspace: Workspace) -> None:
-    """y (n, 4 th, 4 tw, O) = A^T m A for m (column 6, row 6, n, th, tw, O)."""
-    _, _, n, th, tw, O = m.shape
-    half = workspace.empty("half", (4, 6, n, th, tw, O), m)
-    _output_transform(m, half, workspace.empty("pairs", (4, 6, n, th, tw, O), m))
+def _tiles(
+    n: int, th: int, tw: int, channels: int, f: MinimalFilter, m: Tensor, workspace: Workspace
+) -> Tensor:
+    """The output tiles of M in scratch memory, (n, rows, columns, channels)."""
+    tiles = workspace.empty("tiles", (n, th * f.outputs, tw * f.outputs, channels), m)
+    _output_tiles(m, tiles, f, workspace)
+    return tiles
+
+
+def _output_tiles(m: Tensor, y: Tensor, f: MinimalFilter, workspace: Workspace) -> None:
+    """y (n, outputs th, outputs tw, O) = A^T m A for m (places, tiles, O)."""
+    k, o = f.inputs, f.outputs
+    n, O = y.shape[0], y.shape[3]
+    th, tw = y.shape[1] // o, y.shape[2] // o
+    half = workspace.empty("half", (o, k, n, th, tw, O), m)
+    pairs = workspace.empty("pairs", (PAIRS, k, n, th, tw, O), m)
+    f.output(m.view(k, k, n, th, tw, O), half, pairs)
     s = y.stride()
-    tiles = y.as_strided((4, 4, n, th, tw, O), (s[1], s[2], s[0], 4 * s[1], 4 * s[2], 1), y.storage_offset())
-    _output_transform(half.transpose(0, 1), tiles, workspace.empty("pairs", (4, 4, n, th, tw, O), m))
+    tiles = y.as_strided((o, o, n, th, tw, O), (s[1], s[2], s[0], o * s[1], o * s[2], 1), y.storage_offset())
+    f.output(half.transpose(0, 1), tiles, workspace.empty("pairs", (PAIRS, o, n, th, tw, O), m))
 
 
 def _output_gradient_planes(
-    dy: Tensor, pictures: slice, first: int, last: int, tw: int, workspace: Workspace
+    dy: Tensor, first: int, last: int, tw: int, f: MinimalFilter, workspace: Workspace
 ) -> Tensor:
-    """dM (36, tiles, O) = A dY A^T of all 4x4 tiles of tile rows [first, last)."""
-    th, width = last - first, 4 * tw
-    dy = dy[pictures]
+    """dM (places, tiles, O) = A dY A^T of all tiles of tile rows [first, last)."""
+    k, o, th = f.inputs, f.outputs, last - first
     n, O = dy.shape[0], dy.shape[3]
-    d = copy_window(dy, 4 * first, 0, workspace.empty("window", (n, 4 * th, width, O), dy))
-    row = width * O
-    rows = d.view(n, th, 4, row).permute(2, 0, 1, 3)
-    half = workspace.empty("half", (6, n * th, row), dy)
-    _output_adjoint(rows, half.view(6, n, th, row), workspace.empty("pairs", (4, n, th, row), dy))
-    columns = half.view(6 * n * th, tw, 4, O).permute(2, 0, 1, 3)
-    dm = workspace.empty("m", (6, 6 * n * th, tw, O), dy)
-    _output_adjoint(columns, dm, workspace.empty("pairs", (4, 6 * n * th, tw, O), dy))
-    return dm.view(36, n * th * tw, O)
-
-
-def _input_transform(d: Tensor, v: Tensor, pairs: Tensor) -> None:
-    """v = B^T d along the first dimension, 6 -> 6.
-
-    v0 = 4 d0 - 5 d2 + d4                v5 = 4 d1 - 5 d3 + d5
-    v1, v2 = (d4 - 4 d2) +- (d3 - 4 d1)  v3, v4 = (d4 - d2) +- 2 (d3 - d1)
-    """
-    four, one = pairs[:2], pairs[2:]
-    torch.sub(d[3:5], d[1:3], alpha=4, out=four)
-    torch.sub(d[3:5], d[1:3], out=one)
-    torch.add(four[1], four[0], out=v[1])
-    torch.sub(four[1], four[0], out=v[2])
-    torch.add(one[1], one[0], alpha=2, out=v[3])
-    torch.sub(one[1], one[0], alpha=2, out=v[4])
-    ends = v[::5]
-    torch.add(d[4:6], d[0:2], alpha=4, out=ends)
-    ends.sub_(d[2:4], alpha=5)
-
-
-def _output_transform(m: Tensor, y: Tensor, pairs: Tensor) -> None:
-    """y = A^T m along the first dimension, 6 -> 4.
-
-    y0 = m0 + (m1 + m2) + (m3 + m4)      y1 = (m1 - m2) + 2 (m3 - m4)
-    y2 = (m1 + m2) + 4 (m3 + m4)         y3 = (m1 - m2) + 8 (m3 - m4) + m5
-    """
-    sums, differences = pairs[:2], pairs[2:]
-    torch.add(m[1:5:2], m[2:5:2], out=sums)
-    torch.sub(m[1:5:2], m[2:5:2], out=differences)
-    torch.add(m[0], sums[0], out=y[0])
-    y[0].add_(sums[1])
-    torch.add(differences[0], differences[1], alpha=2, out=y[1])
-    torch.add(sums[0], sums[1], alpha=4, out=y[2])
-    torch.add(m[5], differences[0], out=y[3])
-    y[3].add_(differences[1], alpha=8)
-
-
-def _output_adjoint(dy: Tensor, dm: Tensor, pairs: Tensor) -> None:
-    """dm = A dy along the first dimension, 4 -> 6.
-
-    dm0 = y0    dm1, dm2 = (y0 + y2) +- (y1 + y3)    dm3, dm4 = (y0 + 4 y2) +- 2 (y1 + 4 y3)    dm5 = y3
-    """
-    one, four = pairs[:2], pairs[2:]
-    torch.add(dy[:2], dy[2:], out=one)
-    torch.add(dy[:2], dy[2:], alpha=4, out=four)
-    torch.add(one[0], one[1], out=dm[1])
-    torch.sub(one[0], one[1], out=dm[2])
-    torch.add(four[0], four[1], alpha=2, out=dm[3])
-    torch.sub(four[0], four[1], alpha=2, out=dm[4])
-    dm[::5].copy_(dy[::3])
+    window = workspace.empty("window", (n, th * o, tw * o, O), dy)
+    copy_window(dy, first * o, 0, window)
+    row = tw * o * O
+    rows = window.view(n, th, o, row).permute(2, 0, 1, 3)
+    half = workspace.empty("half", (k, n, th, row), dy)
+    f.output_adjoint(rows, half, workspace.empty("pairs", (PAIRS, n, th, row), dy))
+    columns = half.view(k * n * th, tw, o, O).permute(2, 0, 1, 3)
+    dm = workspace.empty("m", (k, k * n * th, tw, O), dy)
+    f.output_adjoint(columns, dm, workspace.empty("pairs", (PAIRS, k * n * th, tw, O), dy))
+    return dm.view(k * k, n * th * tw, O)
