@@ -35,7 +35,7 @@ def check(
         typer.Option("--schema", help="Print the JSON Schema of config files, for editors; needs no CONFIG."),
     ] = False,
 ) -> None:
-    """Check a config, and show what each layer makes, learns, costs and sees."""
+    """Check a config and show what its layers make, learn, cost and see."""
     from denoise_cli.cli.console import print_json
 
     if schema:
@@ -146,8 +146,8 @@ def _show(config: str, experiment: "Experiment", rows: "list[Row]", report: dict
     console.print(f"per pixel:  {shorten(total['macs_per_pixel'])} MACs")
     console.print(f"pictures:   padded to multiples of {total['period']} pixels")
     console.print(
-        f"a step:     {batch} patches of {patch} x {patch} hold {shorten(training['activation_bytes'])}B for"
-        f" the backward pass; weights, gradients and optimizer {shorten(training['state_bytes'])}B"
+        f"a step:     {batch} patches of {patch} x {patch} hold {_bytes(training['activation_bytes'])} for"
+        f" the backward pass; weights, gradients and optimizer {_bytes(training['state_bytes'])}"
     )
 
 
@@ -171,10 +171,14 @@ def _sees(side: int | None) -> str:
     return "all" if side is None else f"{side} x {side}"
 
 
+def _bytes(number: int) -> str:
+    return f"{shorten(number)}B" if number >= 1000 else f"{number} B"
+
+
 def shorten(number: float) -> str:
     """1234567 as 1.23 M."""
-    for unit in ("", "K", "M", "G"):
-        if number < 999.5 or unit == "G":
+    for unit in ("", "K", "M", "G", "T"):
+        if number < 999.5 or unit == "T":
             break
         number /= 1000
-    return f"{number:.3g} {unit}" if unit else f"{number:.0f}"
+    return f"{number:.3g} {unit}".rstrip()

@@ -17,7 +17,7 @@ def layers(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the layers that a config may use, with their arguments and defaults."""
+    """List the layers a config may use, with arguments and defaults."""
     from denoise_cli.cli.console import print_json
     from denoise_cli.errors import UsageError
     from denoise_cli.nn.arguments import arguments_of, unknown
