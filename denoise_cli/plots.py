@@ -58,8 +58,7 @@ def draw_curves(
         panels = figure.subplots(1, 1 + bool(psnrs), squeeze=False)[0]
         for curve, colour in zip(losses, (TRAINING, VALIDATION, NOISY), strict=False):
             _line(panels[0], curve, colour)
-        if all(min(curve.y) > 0 for curve in losses):
-            _log_scale(panels[0], [y for curve in losses for y in curve.y])
+        _log_scale(panels[0], [y for curve in losses for y in curve.y])
         panels[0].set(xlabel=x_label, ylabel=loss_label)
         if losses:
             panels[0].legend()
@@ -155,7 +154,7 @@ def _log_scale(axes: Any, values: Sequence[float]) -> None:
     """A logarithmic axis with plain numbers at 1, 2, 5 of each decade, for values that span a factor of 2."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-    if max(values) < 2 * min(values):
+    if not values or min(values) <= 0 or max(values) < 2 * min(values):
         return
     axes.set_yscale("log")
     if max(values) < 100 * min(values):

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A shipped model's name, a run folder or a model file.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A shipped model's name, a run folder or a model file.")
+    ],
     data: Annotated[
         Path | None,
         typer.Option(

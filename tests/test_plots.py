@@ -1,0 +1,46 @@
+"""Plots are PNG files of the size of what they show, whatever they show."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from denoise_cli.plots import Curve, Tile, draw_curves, draw_sheet
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [Curve("training", [1, 2, 3], [0.5, 0.05, 0.005]), Curve("validation", [3], [0.004])],
+        [Curve("training", [1], [0.0])],
+        [Curve("training", [1, 2], [1e-9, 1e3])],
+        [Curve("training", [], [])],
+    ],
+)
+def test_curves_of_any_values(tmp_path, losses):
+    draw_curves(
+        tmp_path / "curves.png", losses=losses, psnrs=[Curve("validation", [3], [30.0])], title="$_{x"
+    )
+    with Image.open(tmp_path / "curves.png") as image:
+        assert image.width > image.height > 300
+    assert [file.name for file in tmp_path.iterdir()] == ["curves.png"]
+
+
+def test_a_sheet_shows_every_pixel_as_it_is(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3)).astype(np.uint8)
+    rows = [
+        [Tile(pixels / 255, "20 dB"), Tile(pixels[..., :1] / 255)],
+        [Tile(pixels[:12] / 255 + 3, "white")],
+    ]
+    draw_sheet(tmp_path / "sheet.png", rows, headings=["input", "target"])
+    with Image.open(tmp_path / "sheet.png") as image:
+        drawn = np.asarray(image.convert("RGB"))
+    scale = 192 // 32
+    assert drawn.shape[1] >= 2 * 32 * scale
+    enlarged = pixels.repeat(scale, 0).repeat(scale, 1)
+    middle = enlarged[scale // 2 :: scale, scale // 2 :: scale]
+    found = any(
+        np.array_equal(drawn[y::scale, x::scale][:24, :32], middle)
+        for y in range(20, 60)
+        for x in range(0, 20)
+    )
+    assert found
