@@ -175,7 +175,8 @@ class Residual(Wrapper):
 
     def output_shape(self, shape: Shape) -> Shape:
         with inside("body"):
-            self._check(shape, self.body.output_shape(shape))
+            after = self.body.output_shape(shape)
+        self._check(shape, after)
         return shape
 
     def macs(self, shape: Shape) -> int:

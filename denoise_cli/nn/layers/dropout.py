@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from denoise_cli.nn.layout import channels_last
 from denoise_cli.nn.module import Module
 from denoise_cli.nn.registry import Example, layer
 
@@ -25,7 +26,8 @@ class Dropout(Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return x
-        mask = torch.empty_like(x, dtype=torch.bool).bernoulli_(1 - self.p)
+        # Drawn rows first, whatever the layout of x, so that a seed means one mask.
+        mask = channels_last(torch.empty(x.shape, dtype=torch.bool, device=x.device).bernoulli_(1 - self.p))
         self.save(mask)
         return (x * mask).mul_(1 / (1 - self.p))
 

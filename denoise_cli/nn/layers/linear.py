@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from denoise_cli.nn.initialisation import Initialisation, initialise
+from denoise_cli.nn.layout import channels_last
 from denoise_cli.nn.module import Module, Reach, Shape, ShapeError
 from denoise_cli.nn.registry import Example, layer
 
@@ -54,7 +55,7 @@ class Linear(Module):
         else:
             y = torch.addmm(self.bias.value, rows, self.weight.value.T)
         self.save(rows)
-        return y.view(shape)
+        return channels_last(y.view(shape))
 
     def backward(self, dy: Tensor) -> Tensor:
         (rows,) = self.saved()
@@ -64,7 +65,7 @@ class Linear(Module):
             self.bias.grad.add_(d_rows.sum(0))
         if not self.needs_input_gradient:
             return dy.new_empty(0)
-        return (d_rows @ self.weight.value).view(*dy.shape[:-1], self.in_features)
+        return channels_last((d_rows @ self.weight.value).view(*dy.shape[:-1], self.in_features))
 
     def output_shape(self, shape: Shape) -> Shape:
         if len(shape) < 2 or shape[-1] != self.in_features:

@@ -118,7 +118,7 @@ class BatchNorm2d(Norm):
     Example({"num_channels": 3, "eps": 1e-3}, (2, 3, 1, 5)),
 )
 class LayerNorm2d(Norm):
-    """Normalises each pixel over its channels, whatever the rest of the batch (Ba et al., arXiv:1607.06450)."""
+    """Normalises each pixel over its channels (Ba et al., arXiv:1607.06450)."""
 
     def __init__(self, num_channels: int, eps: float = 1e-6) -> None:
         super().__init__(num_channels, eps)
