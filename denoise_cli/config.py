@@ -22,7 +22,7 @@ from denoise_cli.errors import UsageError
 from denoise_cli.nn.arguments import SpecError, Strict, problem, unknown
 from denoise_cli.nn.build import build, choose, construct, summary
 from denoise_cli.nn.losses import LOSSES, Loss
-from denoise_cli.nn.module import Module, Shape, ShapeError
+from denoise_cli.nn.module import Module, Reach, Shape, ShapeError
 from denoise_cli.nn.optim import OPTIMIZERS, Optimizer
 from denoise_cli.nn.schedules import SCHEDULES, Schedule
 
@@ -249,15 +249,15 @@ class Experiment(Section):
         """Makes every part once, and walks a patch's shape through the net. Raises SpecError, ShapeError."""
         net = self.build_model()
         self.build_loss()
-        self.build_optimizer(net.param())
+        self.build_optimizer([])
         self.build_schedule()
         self.build_noise()
         if not net.param():
             raise SpecError("model", "has nothing to learn: none of its layers has parameters")
-        last = summary(net, self.input_shape)[-1]
+        summary(net, self.input_shape)  # names the first layer that does not fit
         output, wanted = net.output_shape(self.input_shape), (1, self.input.channels, *self.input_shape[2:])
         if output != wanted:
-            period = last.reach.period
+            period = net.reach(Reach()).period
             hint = f"; make data.patch a multiple of {period}" if self.data.patch % period else ""
             made, seen = _size(output), _size(self.input_shape)
             raise SpecError("model", f"makes {made} of {seen}; it should make {_size(wanted)}{hint}")

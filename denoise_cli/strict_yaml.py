@@ -74,6 +74,8 @@ def parse(text: str, source: str) -> Any:
     """What a YAML text says. Raises UsageError with `source` and the line of what is wrong."""
     try:
         return yaml.load(text, _Loader)
+    except RecursionError as error:
+        raise UsageError(f"{source}: nested too deeply") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark else ""

@@ -67,6 +67,7 @@ def test_words_mean_what_yaml_1_2_says(text, value):
             "'tag:yaml.org,2002:python/object:os.system'",
         ),
         ("&a [*a]\n", "x.yaml: line 1: found unconstructable recursive node"),
+        ("[" * 5000, "x.yaml: nested too deeply"),
         ("a: *b\n", "x.yaml: line 1: found undefined alias 'b'"),
         ("a: \x00", "x.yaml: not YAML: unacceptable character #x0000: special characters are not allowed"),
     ],

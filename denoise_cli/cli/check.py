@@ -11,7 +11,7 @@ from denoise_cli.errors import UsageError
 if TYPE_CHECKING:
     from denoise_cli.config import Experiment
     from denoise_cli.nn.build import Row
-    from denoise_cli.nn.module import Module
+    from denoise_cli.nn.module import Module, Shape
 
 
 def check(
@@ -48,23 +48,23 @@ def check(
 
     from denoise_cli.config import load_config
     from denoise_cli.nn.build import summary
-    from denoise_cli.nn.module import ShapeError
+    from denoise_cli.nn.module import Reach, ShapeError
 
     experiment = load_config(config, overrides or ())
     net = experiment.build_model()
-    rows = summary(net, experiment.input_shape)
+    shape = experiment.input_shape
     if size:
-        period = rows[-1].reach.period
-        height, width = (math.ceil(n / period) * period for n in parse_size(size))  # as pictures are padded
-        try:
-            rows = summary(net, (1, experiment.input.planes, height, width))
-        except ShapeError as error:
-            raise UsageError(f"{config}: at --size {size}: {error}") from error
-    report = describe(experiment, net, rows)
+        period = net.reach(Reach()).period  # pictures are padded to its multiples
+        shape = (*shape[:2], *(math.ceil(side / period) * period for side in parse_size(size)))
+    try:
+        rows = summary(net, shape)
+    except ShapeError as error:
+        raise UsageError(f"{config}: at --size {size}: {error}") from error
+    report = describe(experiment, net, shape, rows)
     if as_json:
         print_json({"config": str(config), **report})
     else:
-        _show(str(config), experiment, rows, report)
+        _show(str(config), rows, report)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -75,17 +75,17 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def describe(experiment: "Experiment", net: "Module", rows: "list[Row]") -> dict[str, Any]:
+def describe(experiment: "Experiment", net: "Module", shape: "Shape", rows: "list[Row]") -> dict[str, Any]:
     """The whole report as plain data."""
-    from denoise_cli.nn.build import saved_bytes
+    from denoise_cli.nn.build import receptive_field, saved_bytes
+    from denoise_cli.nn.module import Reach
 
-    data = experiment.data
-    _, _, height, width = rows[-1].output_shape
+    data, reach = experiment.data, net.reach(Reach())
     macs = sum(row.macs for row in rows)
     state = [tensor for pair in net.param() for tensor in pair]
     state += experiment.build_optimizer(net.param()).state().values()
     return {
-        "input": [experiment.input.planes, height, width],
+        "input": list(shape[1:]),
         "layers": [
             {
                 "path": row.path,
@@ -94,16 +94,16 @@ def describe(experiment: "Experiment", net: "Module", rows: "list[Row]") -> dict
                 "output": list(row.output_shape[1:]),
                 "parameters": row.parameters,
                 "macs": row.macs,
-                "receptive_field": row.receptive_field,
+                "receptive_field": receptive_field(row.reach),
             }
             for row in rows
         ],
         "total": {
             "parameters": sum(row.parameters for row in rows),
             "macs": macs,
-            "macs_per_pixel": macs / (height * width),
-            "receptive_field": rows[-1].receptive_field,
-            "period": rows[-1].reach.period,
+            "macs_per_pixel": macs / math.prod(shape[2:]),
+            "receptive_field": receptive_field(reach),
+            "period": reach.period,
         },
         "training": {
             "patch": data.patch,
@@ -114,7 +114,7 @@ def describe(experiment: "Experiment", net: "Module", rows: "list[Row]") -> dict
     }
 
 
-def _show(config: str, experiment: "Experiment", rows: "list[Row]", report: dict[str, Any]) -> None:
+def _show(config: str, rows: "list[Row]", report: dict[str, Any]) -> None:
     from rich.markup import escape
 
     from denoise_cli.cli.console import new_table, results
@@ -131,14 +131,14 @@ def _show(config: str, experiment: "Experiment", rows: "list[Row]", report: dict
         strict=True,
     ):
         column.footer = text
-    for row in rows:
+    for row, layer in zip(rows, report["layers"], strict=True):
         arguments = escape(_arguments(row))
         table.add_row(
             f"{'  ' * row.depth}[bold]{row.name}[/bold]{f'({arguments})' if arguments else ''}",
             _size(row.output_shape[1:]),
             f"{row.parameters:,}" if row.parameters else "",
             shorten(row.macs) if row.macs else "",
-            _sees(row.receptive_field),
+            _sees(layer["receptive_field"]),
         )
     patch, batch = training["patch"], training["batch"]
     console.print(f"[bold]{escape(config)}[/bold]: fine. An input of {_size(report['input'])}:")

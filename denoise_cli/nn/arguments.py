@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -30,9 +30,6 @@ from pydantic.types import Strict as StrictType
 from pydantic_core import PydanticCustomError
 
 from denoise_cli.nn.module import Module
-
-T = TypeVar("T")
-B = TypeVar("B", bound="Strict")
 
 
 class SpecError(ValueError):
@@ -101,7 +98,7 @@ def describe(annotation: Any) -> str:
     if origin is Annotated:
         return describe(inner[0])
     if origin in (Union, UnionType):
-        lists = (tuple, list, Sequence)
+        lists: tuple[Any, ...] = (tuple, list, Sequence)
         simplest_first = sorted(inner, key=lambda each: (each is NoneType, get_origin(each) in lists))
         return join((describe(each) for each in simplest_first), "or")
     if origin is Literal:
@@ -246,6 +243,6 @@ def join(parts: Iterable[str], conjunction: str) -> str:
 
 
 def show(value: Any) -> str:
-    """A value as a config would write it, in single quotes where it is a text, cut where it is long."""
-    text = f"'{value}'" if isinstance(value, str) else json.dumps(value, default=str)
+    """A value as a config would write it, on one line, a text in quotes, and cut where it is long."""
+    text = repr(value) if isinstance(value, str) else json.dumps(value, default=str)
     return text if len(text) <= 60 else f"{text[:57]}..."

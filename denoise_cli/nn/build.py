@@ -29,10 +29,10 @@ __all__ = [
     "LAYERS",
     "Row",
     "SpecError",
-    "arguments_of",
     "build",
     "choose",
     "construct",
+    "receptive_field",
     "saved_bytes",
     "summary",
 ]
@@ -56,7 +56,8 @@ def build(spec: Spec, path: str = "model") -> Module:
         return Sequential(*(build(each, f"{path}[{i}]") for i, each in enumerate(spec)))
     name, arguments = choose(LAYERS, spec, path, kind="layer")
     module = construct(LAYERS[name], arguments, f"{path}.{name}")
-    _GIVEN[module] = {key: value for key, value in (arguments or {}).items() if not _is_nested(module, key)}
+    plain = [each.name for each in arguments_of(LAYERS[name]) if not each.nests]
+    _GIVEN[module] = {each: arguments[each] for each in plain if arguments and each in arguments}
     return module
 
 
@@ -101,10 +102,6 @@ def _factory(spec: Any, path: str) -> Callable[[], Module]:
     return lambda: build(spec, path)
 
 
-def _is_nested(module: Module, name: str) -> bool:
-    return any(each.name == name and each.nests for each in arguments_of(type(module)))
-
-
 # What a tree costs ------------------------------------------------------------------------------------------
 
 
@@ -115,6 +112,8 @@ class Row:
     `arguments` are those it was described with. `parameters` (how many numbers it learns) and `macs` (of one
     forward) are its own, without those of the rows inside it, so that columns can be summed. `reach` is that
     of the network up to and including it. `depth` counts the containers around it.
+
+    After the row of a container come those inside it: the last row need not be the end of the network.
     """
 
     path: str
@@ -126,11 +125,11 @@ class Row:
     reach: Reach
     depth: int
 
-    @property
-    def receptive_field(self) -> int | None:
-        """The side of the square of input pixels that an output pixel may see, at most; None: all of them."""
-        side = 2 * self.reach.margin + max(1.0, float(self.reach.step))
-        return None if math.isinf(side) else math.ceil(side)
+
+def receptive_field(reach: Reach) -> int | None:
+    """The side of the square of input pixels that an output pixel may see, at most; None: all of them."""
+    side = 2 * reach.margin + max(1.0, float(reach.step))
+    return None if math.isinf(side) else math.ceil(side)
 
 
 def summary(net: Module, input_shape: Shape, path: str = "model") -> list[Row]:

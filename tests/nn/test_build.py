@@ -8,8 +8,8 @@ import torch
 
 from denoise_cli.nn import SpecError, build
 from denoise_cli.nn.arguments import arguments_of, check_arguments, describe
-from denoise_cli.nn.build import construct, saved_bytes, summary
-from denoise_cli.nn.module import Module, ShapeError
+from denoise_cli.nn.build import construct, receptive_field, saved_bytes, summary
+from denoise_cli.nn.module import Module, Reach, ShapeError
 from denoise_cli.nn.registry import LAYERS
 
 
@@ -286,7 +286,7 @@ def test_the_receptive_field_holds_every_pixel_that_an_output_pixel_depends_on(s
     wider by more than the period, the grid on which networks with strides repeat themselves."""
     torch.manual_seed(0)
     net = build(spec)
-    last = summary(net, (1, 1, 32, 32))[-1]
+    reach = net.reach(Reach())
     widest = 0
     for place in range(14, 18):
         y = net.forward(torch.randn(1, 1, 32, 32))
@@ -294,12 +294,12 @@ def test_the_receptive_field_holds_every_pixel_that_an_output_pixel_depends_on(s
         dy[..., place, place] = 1
         seen = net.backward(dy)[0, 0].abs().sum(1).nonzero().flatten()
         widest = max(widest, int(seen[-1] - seen[0]) + 1)
-    assert widest <= last.receptive_field < widest + 2 * last.reach.period
+    assert widest <= receptive_field(reach) < widest + 2 * reach.period
 
 
 def test_a_global_operation_sees_everything():
     net = build([{"flatten": {}}, {"linear": {"in_features": 16, "out_features": 4}}])
-    assert summary(net, (1, 1, 4, 4))[-1].receptive_field is None
+    assert receptive_field(net.reach(Reach())) is None
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_a_global_operation_sees_everything():
         ([["relu", [conv(4, 4)]]], "model[0][1][0].conv2d"),
         ([{"residual": {"body": ["relu", conv(3, 8), conv(4, 3)]}}], "model[0].residual.body[2].conv2d"),
         ([conv(3, 8), {"repeat": {"times": 2, "body": [conv(8, 9)]}}], "model[1].repeat.body[0].conv2d"),
-        ([{"residual": {"body": conv(3, 8)}}], "model[0].residual.body"),
+        ([{"residual": {"body": conv(4, 8)}}], "model[0].residual.body"),
     ],
 )
 def test_the_first_layer_that_does_not_fit_is_named(spec, path):
