@@ -16,7 +16,9 @@ from typer.core import TyperGroup
 
 from denoise_cli.cli.check import check
 from denoise_cli.cli.data import data
+from denoise_cli.cli.eval import evaluate
 from denoise_cli.cli.layers import layers
+from denoise_cli.cli.models import models
 from denoise_cli.cli.train import train
 from denoise_cli.errors import DenoiseError
 
@@ -124,6 +126,8 @@ NETWORKS = "Make and measure networks"
 INSIDE = "Look inside"
 
 app.command(rich_help_panel=NETWORKS)(train)
+app.command("eval", rich_help_panel=NETWORKS)(evaluate)
+app.command(rich_help_panel=NETWORKS)(models)
 app.add_typer(data, name="data", rich_help_panel=NETWORKS)
 app.command(rich_help_panel=INSIDE)(check)
 app.command(rich_help_panel=INSIDE)(layers)
