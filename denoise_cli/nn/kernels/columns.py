@@ -1,19 +1,17 @@
 """Convolution of few channels as one product with a matrix of columns.
 
-Where C kh kw is small, as in the first layer of a network, a window's pixels gathered into one row cost little,
-and a single product
+Few input channels, as in the first layer of a network. The pixels of a window, gathered into a row of kh kw C
+numbers, meet all filters in a single product instead of a sum of thin ones:
 
-    y (rows, O) = columns (rows, kh kw C) @ W (kh kw C, O)
+    y (rows, O) = columns (rows, kh kw C) @ W (kh kw C, O),    dW = columns^T dy.
 
-beats a sum of thin ones. Backward: dW = columns^T dy, and dx folds the columns' gradients dy W^T back, adding
-each tap's to the pixels it came from.
+Few output channels, as in the last layer. The same from the other end: one product gives what every pixel adds
+to every tap, with the taps as rows, so that the shifted sums run along contiguous memory:
 
-Where O is small, as in the last layer, the same is done from the other end: one product gives every pixel's
-contribution to every tap, with the taps as rows, so that the shifted sums run along contiguous memory:
+    P (kh kw O, pixels) = W' (kh kw O, C) @ x^T,    y = sum over the taps of P shifted by the tap's offset.
 
-    P (kh kw O, pixels) = W' (kh kw O, C) @ x^T,    y = sum over taps of P shifted by the tap's offset.
-
-Its gradients are the first form with dy for x: the columns of the padded dy against turned filters.
+Each is the other's input gradient, with turned filters. With a stride s, the second form computes the s x s
+phases of dx, each from every s-th tap (see `shifted`); the kernel must then be a multiple of the stride.
 
 Error: that of a direct sum, about 1e-6 of the largest output in float32.
 """
@@ -23,7 +21,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from denoise_cli.nn.kernels.geometry import Chunk, Geometry, Pair, chunks_of_rows, copy_window
+from denoise_cli.nn.kernels.geometry import (
+    Chunk,
+    Geometry,
+    Pair,
+    chunks_of_rows,
+    copy_to_phases,
+    copy_window,
+    phase_range,
+)
 from denoise_cli.nn.kernels.memory import empty
 from denoise_cli.nn.kernels.parallel import CHUNK, Workspace, share_out
 
@@ -32,27 +38,34 @@ FEW = 64
 
 
 def fits(geometry: Geometry) -> bool:
-    """Whether this kernel computes such a convolution: stride 1, and padding short of the kernel."""
-    kernel, padding = geometry.kernel, geometry.padding
-    return geometry.is_plain and padding[0] < kernel[0] and padding[1] < kernel[1]
+    """Whether this kernel computes such a convolution, in any of its three maps."""
+    sizes = zip(geometry.kernel, geometry.stride, geometry.padding, strict=True)
+    return geometry.dilation == (1, 1) and all(k % s == 0 and p < k for k, s, p in sizes)
 
 
 def is_worth_it(geometry: Geometry, channels: int, out_channels: int) -> bool:
     """Whether one side is narrow, and the kernel larger than a point."""
     taps = geometry.kernel[0] * geometry.kernel[1]
-    return taps > 1 and taps * min(channels, out_channels) <= FEW
+    narrow = min(channels, out_channels) if geometry.stride == (1, 1) else channels
+    return taps > 1 and taps * narrow <= FEW
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """y (N, OH, OW, O) = x (N, H, W, C) * weight (O, C, kh, kw) + bias (O,)."""
     O, C = weight.shape[:2]
-    return (_gather if C <= O else _spread)(x, weight, bias, geometry)
+    if C <= O or geometry.stride != (1, 1):
+        return _gather(x, weight, bias, geometry)
+    size = geometry.output_size((x.shape[1], x.shape[2]))
+    turned = _turned(geometry)
+    return _spread(x, weight.flip(2, 3).transpose(0, 1), bias, turned, size)
 
 
 def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, size: Pair) -> Tensor:
-    """dx (N, H, W, C): the convolution of dy with the turned, exchanged filters."""
-    turned, flipped = _turned(geometry), weight.flip(2, 3).transpose(0, 1)
-    return forward(dy, flipped, bias, turned)
+    """dx (N, H, W, C) from dy (N, OH, OW, O), plus a bias (C,)."""
+    O, C = weight.shape[:2]
+    if C <= O or geometry.stride != (1, 1):
+        return _spread(dy, weight, bias, geometry, size)
+    return _gather(dy, weight.flip(2, 3).transpose(0, 1), bias, _turned(geometry))
 
 
 def weight_gradient(
@@ -60,7 +73,7 @@ def weight_gradient(
 ) -> None:
     """Adds dL/dweight (O, C, kh, kw) and dL/dbias (O,) in place."""
     O, C = d_weight.shape[:2]
-    if C <= O:
+    if C <= O or geometry.stride != (1, 1):
         d_weight.add_(_column_products(x, dy, geometry).permute(3, 2, 0, 1))
     else:
         d_weight.add_(_column_products(dy, x, _turned(geometry)).flip(0, 1).permute(2, 3, 0, 1))
@@ -69,13 +82,13 @@ def weight_gradient(
 
 
 def _turned(geometry: Geometry) -> Geometry:
-    """The geometry of the adjoint: what was cut off is padded, what was padded is cut off."""
+    """The adjoint of a geometry of stride 1: what was cut off is padded, what was padded is cut off."""
     (kh, kw), (ph, pw) = geometry.kernel, geometry.padding
     return Geometry((kh, kw), padding=(kh - 1 - ph, kw - 1 - pw))
 
 
 def _gather(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    """Few input channels: columns of x, one product."""
+    """The convolution of few input channels: columns of x, one product."""
     O = weight.shape[0]
     N, OH, OW = x.shape[0], *geometry.output_size((x.shape[1], x.shape[2]))
     matrix = weight.permute(2, 3, 1, 0).reshape(-1, O)
@@ -84,7 +97,7 @@ def _gather(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) 
 
     def work(share: Sequence[Chunk], workspace: Workspace) -> None:
         for pictures, first, last in share:
-            columns = _columns(x, pictures, first, last, OW, geometry, workspace)
+            columns = _columns(x[pictures], first, last, OW, geometry, workspace)
             out = y[pictures, first:last].view(-1, O)
             if bias is None:
                 torch.mm(columns, matrix, out=out)
@@ -95,38 +108,43 @@ def _gather(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) 
     return y
 
 
-def _spread(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    """Few output channels: every pixel's contribution to every tap, then shifted sums."""
+def _spread(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, size: Pair) -> Tensor:
+    """The input gradient of few input channels: what every pixel of dy adds to each tap, then shifted sums."""
     O, C, kh, kw = weight.shape
-    N, OH, OW = x.shape[0], *geometry.output_size((x.shape[1], x.shape[2]))
-    matrix = weight.permute(2, 3, 0, 1).reshape(kh * kw * O, C)
-    y = empty((N, OH, OW, O), x)
-    width = OW + kw - 1
-    chunks = chunks_of_rows(N, OH, width * C, CHUNK)
+    (sh, sw), phases = geometry.stride, geometry.all_phases
+    rh, rw, few = kh // sh, kw // sw, len(phases) * C
+    (top, bottom), (left, right) = phase_range(geometry, size, 0), phase_range(geometry, size, 1)
+    # place a of a phase sums dy[a - t] over the taps t of the phases' rh x rw kernel; the first offset is t = r - 1
+    taps = weight.view(O, C, rh, sh, rw, sw).flip(2, 4).permute(2, 4, 3, 5, 1, 0).reshape(-1, O)
+    biases = None if bias is None else bias.repeat(len(phases))[:, None]
+    dx = empty((dy.shape[0], *size, C), dy)
+    width = right - left + rw - 1
+    chunks = chunks_of_rows(dy.shape[0], bottom - top, width * max(O, few), CHUNK)
 
     def work(share: Sequence[Chunk], workspace: Workspace) -> None:
         for pictures, first, last in share:
-            part = x[pictures]
-            n, height = part.shape[0], last - first + kh - 1
-            window = workspace.empty("window", (n, height, width, C), x)
-            copy_window(part, first - geometry.padding[0], -geometry.padding[1], window)
+            part = dy[pictures]
+            n, height = part.shape[0], last - first + rh - 1
+            window = workspace.empty("window", (n, height, width, O), dy)
+            copy_window(part, top + first - (rh - 1), left - (rw - 1), window)
             pixels = n * height * width
-            taps = workspace.empty("taps", (kh * kw, O, pixels), x)
-            torch.mm(matrix, window.view(pixels, C).T, out=taps.view(-1, pixels))
-            # the last rows see beyond the window: what they would add is cut off below
-            count = pixels - (kh - 1) * width - (kw - 1)
-            out = workspace.empty("sums", (O, pixels), x)
-            out[:, :count].copy_(taps[0, :, :count])
-            for t in range(1, kh * kw):
-                offset = t // kw * width + t % kw
-                out[:, :count].add_(taps[t, :, offset : offset + count])
-            if bias is not None:
-                out[:, :count].add_(bias[:, None])
-            planes = out.view(O, n, height, width)[:, :, : last - first, :OW]
-            y[pictures, first:last].copy_(planes.permute(1, 2, 3, 0))
+            added = workspace.empty("taps", (rh * rw, few, pixels), dy)
+            torch.mm(taps, window.view(pixels, O).T, out=added.view(-1, pixels))
+            # the last places see beyond the window: what they would sum is cut off below
+            count = pixels - (rh - 1) * width - (rw - 1)
+            sums = workspace.empty("sums", (few, pixels), dy)
+            total = sums[:, :count].copy_(added[0, :, :count])
+            for t in range(1, rh * rw):
+                offset = t // rw * width + t % rw
+                total.add_(added[t, :, offset : offset + count])
+            if biases is not None:
+                total.add_(biases)
+            planes = sums.view(len(phases), C, n, height, width).permute(2, 3, 4, 0, 1)
+            planes = planes[:, : last - first, : right - left]
+            copy_to_phases(planes, top + first, left, geometry, phases, dx[pictures])
 
-    share_out(chunks, work, x.device)
-    return y
+    share_out(chunks, work, dy.device)
+    return dx
 
 
 def _column_products(x: Tensor, dy: Tensor, geometry: Geometry) -> Tensor:
@@ -138,7 +156,7 @@ def _column_products(x: Tensor, dy: Tensor, geometry: Geometry) -> Tensor:
     def work(share: Sequence[Chunk], workspace: Workspace) -> Tensor:
         total = x.new_zeros(kh * kw * C, O)
         for pictures, first, last in share:
-            columns = _columns(x, pictures, first, last, OW, geometry, workspace)
+            columns = _columns(x[pictures], first, last, OW, geometry, workspace)
             total.addmm_(columns.T, dy[pictures, first:last].reshape(-1, O))
         return total
 
@@ -148,18 +166,16 @@ def _column_products(x: Tensor, dy: Tensor, geometry: Geometry) -> Tensor:
     return first.view(kh, kw, C, O)
 
 
-def _columns(
-    x: Tensor, pictures: slice, first: int, last: int, OW: int, geometry: Geometry, workspace: Workspace
-) -> Tensor:
+def _columns(x: Tensor, first: int, last: int, OW: int, geometry: Geometry, workspace: Workspace) -> Tensor:
     """One row for each output pixel: its window's pixels, (n rows OW, kh kw C)."""
-    x = x[pictures]
     n, C = x.shape[0], x.shape[3]
-    kh, kw = geometry.kernel
-    height, width = last - first + kh - 1, OW + kw - 1
+    (kh, kw), (sh, sw) = geometry.kernel, geometry.stride
+    height, width = (last - first - 1) * sh + kh, (OW - 1) * sw + kw
     window = workspace.empty("window", (n, height, width, C), x)
-    copy_window(x, first - geometry.padding[0], -geometry.padding[1], window)
+    copy_window(x, first * sh - geometry.padding[0], -geometry.padding[1], window)
     row = width * C
     # kw neighbouring pixels of C channels are contiguous
-    windows = window.as_strided((n, last - first, OW, kh, kw * C), (height * row, row, C, row, 1))
+    strides = (height * row, sh * row, sw * C, row, 1)
+    windows = window.as_strided((n, last - first, OW, kh, kw * C), strides)
     columns = workspace.empty("columns", (n, last - first, OW, kh, kw * C), x)
     return columns.copy_(windows).view(-1, kh * kw * C)
