@@ -140,7 +140,9 @@ def _open(
         return data.name, [Set(sigma, course_pairs(data, sigma), len(load_pairs(data)[0]))]
     assert clean
     assert noisy
-    return noisy.resolve().name, [Set(sigma, paired_folders(noisy, clean, sigma), len(picture_files(clean)))]
+    noisy, clean = noisy.resolve(), clean.resolve()
+    name = noisy.parent.name if noisy.parent == clean.parent else noisy.name
+    return name, [Set(sigma, paired_folders(noisy, clean, sigma), len(picture_files(clean)))]
 
 
 def _validation(denoiser: "Denoiser", sigmas: list[float]) -> tuple[str, list[Set]]:
