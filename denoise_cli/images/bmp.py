@@ -7,7 +7,7 @@ from typing import BinaryIO
 import numpy as np
 
 from denoise_cli.errors import DenoiseError
-from denoise_cli.images.picture import Color, Keep, Picture, check_size
+from denoise_cli.images.picture import Color, Keep, Picture, check_size, from_pillow
 
 SIGNATURE = b"BM"
 _INCH = 0.0254
@@ -28,10 +28,7 @@ def read(data: bytes) -> list[Picture]:
     check_size(*image.size, 4)
     plain = image.mode in ("L", "RGB", "RGBA")
     notes = () if plain else ("its palette becomes 8 bits a sample",)
-    if not plain:
-        image.load()
-        colored = image.convert("L" if image.mode == "1" else "RGB")
-    samples = np.asarray(image if plain else colored).reshape(image.height, image.width, -1)
+    samples = from_pillow(image if plain else image.convert("L" if image.mode == "1" else "RGB"))
     x, y = image.info.get("dpi", (0, 0))
     keep = Keep(
         format="bmp",

@@ -152,7 +152,10 @@ def _directory(data: bytes, layout: _Layout, offset: int, depth: int = 0) -> tup
 
 
 def serialise(order: str, entries: Iterable[Entry], start: int = 8) -> bytes:
-    """A directory with its values and sub-directories, to be placed at byte `start` of its file."""
+    """A directory with its values and sub-directories, to be placed at byte `start` of its file.
+
+    It is the last of its chain: the offset of the next one, after 2 + 12 bytes an entry, is 0.
+    """
     entries = sorted(entries, key=lambda entry: entry.tag)
     head = struct.pack(order + "H", len(entries))
     place = start + 2 + 12 * len(entries) + 4
@@ -213,11 +216,11 @@ def parsed(exif: bytes | None) -> Block:
         return Block("<", ())
 
 
-def resolution_entries(order: str, dpi: tuple[float, float]) -> tuple[Entry, ...]:
-    """The three tags that tell pixels per inch."""
-    x, y = (Fraction(value).limit_denominator(10_000) for value in dpi)
+def resolution_entries(order: str, dpi: tuple[float, float] | None) -> tuple[Entry, ...]:
+    """The three tags that tell pixels per inch, or that none are known."""
+    x, y = (Fraction(value).limit_denominator(10_000) for value in dpi or (1, 1))
     return (
         Entry(X_RESOLUTION, _RATIONAL, 1, struct.pack(order + "II", x.numerator, x.denominator)),
         Entry(Y_RESOLUTION, _RATIONAL, 1, struct.pack(order + "II", y.numerator, y.denominator)),
-        Entry(RESOLUTION_UNIT, _SHORT, 1, struct.pack(order + "H", 2)),
+        Entry(RESOLUTION_UNIT, _SHORT, 1, struct.pack(order + "H", 2 if dpi else 1)),
     )

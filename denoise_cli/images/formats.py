@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from denoise_cli.errors import DenoiseError, UsageError
-from denoise_cli.images import bmp, exif, jpeg, png, tiff, webp
+from denoise_cli.images import bmp, exif, jpeg, png, tiff, tiff_writing, webp
 from denoise_cli.images.picture import Color, Picture, Samples
 
 _UNLIMITED = 2**31
@@ -80,7 +80,7 @@ FORMATS: dict[str, Format] = {
             max_side=webp.MAX_SIDE,
         ),
         Format(
-            *("tiff", "TIFF", (".tif", ".tiff"), _starts(*tiff.SIGNATURES), tiff.read, tiff.write),
+            *("tiff", "TIFF", (".tif", ".tiff"), _starts(*tiff.SIGNATURES), tiff.read, tiff_writing.write),
             colors=_ALL_COLORS,
             bits=16,
             carries={**_MOST, "iptc": _UNLIMITED},

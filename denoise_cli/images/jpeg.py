@@ -14,7 +14,7 @@ import numpy as np
 
 from denoise_cli.errors import DenoiseError
 from denoise_cli.images import exif as exif_block
-from denoise_cli.images.picture import Color, Keep, Picture, check_size
+from denoise_cli.images.picture import Color, Keep, Picture, check_size, from_pillow
 
 SIGNATURE = b"\xff\xd8\xff"
 MAX_SIDE = 65_500
@@ -63,7 +63,7 @@ def read(data: bytes) -> list[Picture]:
     check_size(width, height, components)
     coding = [(marker, payload) for marker, payload in segments if not _is_metadata(marker)]
     image = JpegImagePlugin.JpegImageFile(io.BytesIO(_join(coding) + data[scan:]))
-    samples = np.asarray(image).reshape(height, width, -1)
+    samples = from_pillow(image)
     colors: dict[str, Color] = {"L": "gray", "RGB": "rgb", "CMYK": "cmyk"}
     adobe_rgb = image.info.get("adobe_transform") == 0 and components == 3
     native = Native(
@@ -93,10 +93,12 @@ def write(pictures: list[Picture], file: BinaryIO) -> None:
     coded = io.BytesIO()
     if native:
         tables = [list(table) for table in native.tables]
+        while len(tables) > 1 and tables[-1] == tables[-2]:  # components without a table use the last one
+            tables.pop()
         image.save(
             coded,
             "JPEG",
-            qtables=tables[:1] if tables.count(tables[0]) == len(tables) else tables,
+            qtables=tables,
             subsampling=native.subsampling,
             progressive=native.progressive,
             keep_rgb=native.rgb,

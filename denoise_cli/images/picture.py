@@ -38,6 +38,16 @@ def check_size(width: int, height: int, sample_bytes: int = 3) -> None:
         )
 
 
+def from_pillow(image: Any) -> Samples:
+    """The samples (H, W, S) of an 8-bit Pillow image, by a few rows: all at once would take them twice."""
+    image.load()
+    samples = np.empty((image.height, image.width, len(image.getbands())), np.uint8)
+    for y in range(0, image.height, 256):
+        rows = np.asarray(image.crop((0, y, image.width, min(y + 256, image.height))))
+        samples[y : y + 256] = rows.reshape(-1, image.width, samples.shape[2])
+    return samples
+
+
 @dataclass(frozen=True)
 class Keep:
     """All that belongs to a picture and that a denoiser must not change.

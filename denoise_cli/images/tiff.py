@@ -1,15 +1,14 @@
-"""TIFF: 8 and 16 bits, any number of channels and pages, every descriptive tag carried over.
+"""Reading TIFF: 8 and 16 bits, any number of channels and pages, with every descriptive tag.
 
-tifffile codes the pixels. The tags are read by `exif`, since a TIFF's directory and an EXIF block are one
-and the same; those that describe how the pixels are stored are tifffile's, and all others go back untouched.
+tifffile decodes the pixels. The tags are read by `exif`, since a TIFF's directory and an EXIF block are one
+and the same; all but those that describe how the pixels are stored are kept for writing.
 """
 
 import io
 import logging
 import math
-import struct
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,14 +26,9 @@ from denoise_cli.images.exif import (
     block,
     directories,
     parse,
-    parsed,
     resolution,
-    resolution_entries,
-    resolution_values,
-    serialise,
 )
 from denoise_cli.images.picture import (
-    COLOR_SAMPLES,
     MAX_PIXELS,
     Alpha,
     Color,
@@ -45,10 +39,9 @@ from denoise_cli.images.picture import (
 )
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_ICC, _XMP, _IPTC, _PHOTOSHOP, _DNG_VERSION = 34675, 700, 33723, 34377, 50706
-_UNDEFINED, _BYTE = 7, 1
+ICC, XMP, IPTC, _PHOTOSHOP, _DNG_VERSION = 34675, 700, 33723, 34377, 50706
 # Tags that tell how and where the pixels are stored: written anew.
-_STORAGE = {
+NOT_CARRIED = {
     *(254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 273, 277, 278, 279, 280, 281, 284, 288, 289),
     *(290, 291, 292, 293, 301, 317, 318, 319, 320, 322, 323, 324, 325, 330, 338, 339, 340, 341, 347),
     *range(512, 522),
@@ -58,10 +51,7 @@ _STORAGE = {
 _EXIF_TAGS = {270, 271, 272, ORIENTATION, 305, 306, 315, 316, 33432, EXIF_IFD, GPS_IFD}
 _RESOLUTION_TAGS = {X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT}
 _COLORS: dict[int, Color] = {0: "gray", 1: "gray", 2: "rgb", 3: "rgb", 5: "cmyk", 6: "rgb"}
-_PHOTOMETRIC = {"gray": "minisblack", "rgb": "rgb", "cmyk": "separated"}
 _WHITE_IS_ZERO, _PALETTE, _CFA, _LINEAR_RAW = 0, 3, 32803, 34892
-_COMPRESSION = {1: None, 5: "lzw", 32773: "packbits"}
-_DEFLATE = "adobe_deflate"
 
 
 @dataclass(frozen=True)
@@ -104,22 +94,6 @@ def read(data: bytes) -> list[Picture]:
         if sum(page.imagewidth * page.imagelength for page in full) > MAX_PIXELS:
             raise DenoiseError(f"has {len(full)} pages of more than {MAX_PIXELS // 10**6} megapixels in all")
         return [_read_page(page, data, notes) for page in full]
-
-
-def write(pictures: list[Picture], file: BinaryIO) -> None:
-    """Encode as TIFF, one page a picture, with the input's compression where it is lossless, else Deflate."""
-    import tifffile
-
-    first = pictures[0].keep
-    order: Any = _block(first).order
-    total = sum(picture.samples.nbytes for picture in pictures)
-    pointers: list[tuple[int, Entry]] = []
-    with tifffile.TiffWriter(file, byteorder=order, bigtiff=total > 3.9e9) as writer:
-        for number, picture in enumerate(pictures):
-            entries = _block(picture.keep).entries
-            pointers += [(number, entry) for entry in entries if entry.children]
-            _write_page(writer, picture, order, entries)
-    _write_directories(file, order, pointers)
 
 
 def _read_page(page: Any, data: bytes, notes: tuple[str, ...]) -> Picture:
@@ -165,86 +139,20 @@ def _through_palette(indices: Samples, palette: NDArray[Any]) -> Samples:
 
 
 def _keep(tags: Block, compression: int, notes: tuple[str, ...]) -> Keep:
-    entries = tuple(entry for entry in tags.entries if entry.tag not in _STORAGE)
+    entries = tuple(entry for entry in tags.entries if entry.tag not in NOT_CARRIED)
     values = {entry.tag: entry.data for entry in entries}
     exif = None
     if values.keys() & _EXIF_TAGS:
         exif = block(tags.order, (e for e in entries if e.tag in _EXIF_TAGS | _RESOLUTION_TAGS))
-    known = {_ICC, _XMP, _IPTC, _PHOTOSHOP, *_EXIF_TAGS, *_RESOLUTION_TAGS}
+    known = {ICC, XMP, IPTC, _PHOTOSHOP, *_EXIF_TAGS, *_RESOLUTION_TAGS}
     return Keep(
         format="tiff",
-        icc=values.get(_ICC),
+        icc=values.get(ICC),
         exif=exif,
-        xmp=values.get(_XMP),
-        iptc=values.get(_IPTC),
+        xmp=values.get(XMP),
+        iptc=values.get(IPTC),
         dpi=resolution(tags),
         native=Native(tags.order, compression, entries),
         bound=("its further tags",) if values.keys() - known else (),
         notes=notes,
     )
-
-
-def _block(keep: Keep) -> Block:
-    """The tags to write: the TIFF's own, or made of what came from another format."""
-    if isinstance(keep.native, Native):
-        return Block(keep.native.order, keep.native.entries)
-    tags = parsed(keep.exif)
-    entries = {entry.tag: entry for entry in tags.entries if entry.tag not in _STORAGE}
-    for tag, kind, value in (
-        (_ICC, _UNDEFINED, keep.icc),
-        (_XMP, _BYTE, keep.xmp),
-        (_IPTC, _UNDEFINED, keep.iptc),
-    ):
-        if value:
-            entries[tag] = Entry(tag, kind, len(value), value)
-    if keep.dpi:
-        entries.update((entry.tag, entry) for entry in resolution_entries(tags.order, keep.dpi))
-    return Block(tags.order, tuple(entries.values()))
-
-
-def _write_page(writer: Any, picture: Picture, order: str, entries: tuple[Entry, ...]) -> None:
-    native = picture.keep.native
-    compression = _COMPRESSION.get(native.compression, _DEFLATE) if isinstance(native, Native) else _DEFLATE
-    extra = picture.samples.shape[2] - COLOR_SAMPLES[picture.color]
-    kinds = [0] * extra
-    if picture.alpha != "none":
-        kinds[0] = 1 if picture.alpha == "premultiplied" else 2
-    samples = picture.samples[..., 0] if picture.samples.shape[2] == 1 else picture.samples
-    ratios, unit = resolution_values(Block(order, entries)) or (None, None)
-    pointer = (4, 1, bytes(4))  # a sub-directory's place is known only when the pages are written
-    writer.write(
-        samples,
-        photometric=_PHOTOMETRIC[picture.color],
-        planarconfig="contig",
-        extrasamples=kinds or None,
-        compression=compression,
-        predictor=compression in ("lzw", _DEFLATE),
-        metadata=None,
-        software=False,
-        resolution=ratios,
-        resolutionunit=unit,
-        contiguous=False,
-        extratags=[
-            (e.tag, *(pointer if e.children else (e.type, e.count, e.data)), False)
-            for e in entries
-            if e.tag not in _RESOLUTION_TAGS
-        ],
-    )
-
-
-def _write_directories(file: BinaryIO, order: str, pointers: list[tuple[int, Entry]]) -> None:
-    """Append the EXIF and GPS directories and set the tags that point to them."""
-    import tifffile
-
-    if not pointers:
-        return
-    file.seek(0)
-    with tifffile.TiffFile(file) as written:
-        pages: Any = written.pages
-        places = [pages[number].tags[entry.tag].valueoffset for number, entry in pointers]
-    for place, (_, entry) in zip(places, pointers, strict=True):
-        end = file.seek(0, io.SEEK_END)
-        end += file.write(bytes(end % 2))
-        file.write(serialise(order, entry.children, end))
-        file.seek(place)
-        file.write(struct.pack(order + "I", end))
