@@ -28,7 +28,7 @@ Pixels = NDArray[np.float32]
 AT_ONCE = 2**18
 """Pixels that go through a network together: small pictures of one size, as many as fill this."""
 
-LARGE = 2**21
+LARGE = 2**20
 """Pixels from which on a picture is computed in tiles, which give what the whole would."""
 
 

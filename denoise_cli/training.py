@@ -7,56 +7,19 @@ Everything follows from the experiment: the starting weights from its seed, batc
 and the step. A training that was stopped and taken up again ends with the same bits as one that was not.
 """
 
-import math
-import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Generator, Mapping
+from contextlib import closing
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from denoise_cli.checkpoint import TrainingState
 from denoise_cli.config import Experiment
-from denoise_cli.data.batches import Batch
-from denoise_cli.data.opening import open_batches
-from denoise_cli.denoiser import Denoiser
-from denoise_cli.errors import DenoiseError, UsageError
-from denoise_cli.evaluation import Denoised, evaluate, validation_pairs
-from denoise_cli.metrics import decibels, mse, psnr
-from denoise_cli.mixed_precision import InBfloat16, copy_buffers
-from denoise_cli.nn.module import Module
-from denoise_cli.runs import Row, RunFolder
+from denoise_cli.errors import DenoiseError
+from denoise_cli.runs import RunFolder
+from denoise_cli.trainer import NotFiniteError, StepRecord, Trainer, ValidationRecord
 
-ROWS = 200
-"""How many rows of metrics a run has, apart from those of its validations."""
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """One training step: its number (from 1) of how many, the epochs done, and how long it took."""
-
-    step: int
-    steps: int
-    epoch: float
-    loss: float
-    lr: float
-    pictures: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class ValidationRecord:
-    """Mean figures over the validation pictures after a step; `best` where no earlier PSNR was as high."""
-
-    step: int
-    steps: int
-    loss: float
-    psnr: float
-    noisy_psnr: float
-    best: bool
+__all__ = ["StepRecord", "ValidationRecord", "fit"]
 
 
 def fit(
@@ -88,7 +51,7 @@ def fit(
         ) from None
 
 
-def _train(trainer: "Trainer", run: RunFolder) -> Generator[StepRecord | ValidationRecord]:
+def _train(trainer: Trainer, run: RunFolder) -> Generator[StepRecord | ValidationRecord]:
     batches = trainer.batches.prefetch(trainer.step, trainer.steps)
     try:
         with closing(batches):
@@ -113,249 +76,8 @@ def _train(trainer: "Trainer", run: RunFolder) -> Generator[StepRecord | Validat
     save(run, trainer)
 
 
-def save(run: RunFolder, trainer: "Trainer") -> None:
+def save(run: RunFolder, trainer: Trainer) -> None:
     """Writes the model as it is and the state to resume from; raises NotFiniteError for bad weights."""
     trainer.check_weights()
     run.save_last(trainer.model, trainer.experiment, trainer.about)
     run.save_state(trainer.state())
-
-
-class NotFiniteError(Exception):
-    """A loss or a weight that is infinite or not a number."""
-
-
-class Trainer:
-    """The parts of a training, and what it has come to.
-
-    `net` has the float32 weights that the optimizer moves; `model` the ones that are validated and saved: the
-    same, or their moving average. `worker` computes: `net` itself, or its image in bfloat16.
-    """
-
-    def __init__(
-        self,
-        experiment: Experiment,
-        *,
-        device: str | torch.device = "cpu",
-        start: Mapping[str, Tensor] | None = None,
-    ) -> None:
-        self.experiment, self.device, self.decay = experiment, torch.device(device), experiment.train.ema
-        self.net = experiment.build_model().to(device=device)
-        if start is not None:
-            self.net.load_state(start)
-        self.model = self.net
-        if self.decay:
-            self.model = experiment.build_model().to(device=device)
-            self.model.load_state(self.net.state())
-        self.worker = (
-            InBfloat16(self.net, experiment.build_model())
-            if experiment.train.precision == "bf16"
-            else self.net
-        )
-        self.worker.skip_input_gradient()
-        self.good = {name: tensor.clone() for name, tensor in self.net.state().items()}
-
-        self.loss = experiment.build_loss()
-        self.optimizer = experiment.build_optimizer(self.net.param())
-        self.schedule, self.base_lr = experiment.build_schedule(), self.optimizer.lr
-        self.batches = open_batches(experiment.data, channels=experiment.input.channels, seed=experiment.seed)
-        self.steps = experiment.train.steps or (experiment.train.epochs or 1) * self.batches.steps_per_epoch
-        self.denoiser = Denoiser(
-            self.model, channels=experiment.input.channels, noise_level=experiment.input.noise_level
-        )
-        self.pairs = validation_pairs(experiment)
-
-        self.step = 0
-        self.seconds = 0.0
-        self.validated = 0  # the step of the last validation
-        self.best: float | None = None
-        self.scores: dict[str, float] = {}
-        self.losses: list[float] = []  # since the last row of metrics
-
-    # One step ----------------------------------------------------------------------------------------------
-
-    def train_step(self, batch: Batch) -> StepRecord:
-        """Forward, loss, backward, update. Raises NotFiniteError, with the last good weights put back."""
-        begin = time.perf_counter()
-        x, sigma, target = (
-            t.to(self.device, non_blocking=True) for t in (batch.x, batch.sigma, batch.target)
-        )
-        with seeded(self.experiment.seed, self.step, self.device):
-            y = self.worker.forward(self.denoiser.inputs(x, sigma))
-        loss = float(self.loss.forward(y, target))
-        if not math.isfinite(loss):
-            self.net.load_state(self.good)
-            raise NotFiniteError(f"step {self.step + 1}: the loss is {loss}")
-        copy_all(self.net.state(), self.good)
-        self.optimizer.zero_grad()
-        self.worker.backward(self.loss.backward())
-        if clip := self.experiment.train.clip:
-            clip_gradients([grad for _, grad in self.net.param()], clip)
-        self.step += 1
-        self.optimizer.lr = self.lr
-        self.optimizer.step()
-        if self.decay:
-            move_average(self.model, self.net, min(self.decay, (1 + self.step) / (10 + self.step)))
-        self.losses.append(loss)
-        seconds = time.perf_counter() - begin
-        self.seconds += seconds
-        return StepRecord(self.step, self.steps, self.epoch, loss, self.lr, len(x), seconds)
-
-    def check_weights(self) -> None:
-        """Raises NotFiniteError, with the last good weights put back, where a step has spoilt them."""
-        if not all(bool(tensor.isfinite().all()) for tensor in self.net.state().values()):
-            self.net.load_state(self.good)
-            raise NotFiniteError(f"step {self.step}: a weight is no longer finite")
-
-    # Validation --------------------------------------------------------------------------------------------
-
-    def validate(self) -> tuple[ValidationRecord, list[Denoised]]:
-        """Measures `model` on the validation pictures; some of the results come along."""
-        shown = set(np.linspace(0, len(self.pairs) - 1, 4).round().astype(int).tolist())
-        pictures, losses, psnrs, noisy = [], [], [], []
-        loss = self.experiment.build_loss()
-        for index, denoised in enumerate(evaluate(self.denoiser, self.pairs)):
-            clean = denoised.pair.clean
-            losses.append(float(loss.forward(torch.from_numpy(denoised.pixels), torch.from_numpy(clean))))
-            psnrs.append(psnr(denoised.pixels, clean))
-            noisy.append(decibels(mse(denoised.pair.noisy, clean)))
-            if index in shown:
-                pictures.append(denoised)
-        mean_psnr = float(np.mean(psnrs))
-        best = self.best is None or mean_psnr > self.best
-        record = ValidationRecord(
-            self.step, self.steps, float(np.mean(losses)), mean_psnr, float(np.mean(noisy)), best
-        )
-        if best:
-            self.best = mean_psnr
-        self.validated = self.step
-        self.scores = {"psnr": record.psnr, "noisy_psnr": record.noisy_psnr, "images": len(self.pairs)}
-        return record, pictures
-
-    # When --------------------------------------------------------------------------------------------------
-
-    @property
-    def epoch(self) -> float:
-        return self.step / self.batches.steps_per_epoch
-
-    @property
-    def lr(self) -> float:
-        """The learning rate of the last step."""
-        return self.base_lr * self.schedule(max(0, self.step - 1), self.steps)
-
-    @property
-    def validation_due(self) -> bool:
-        every = self.experiment.train.validate_every or self.batches.steps_per_epoch
-        due = self.step % every == 0 or self.step == self.steps
-        return due and bool(self.pairs) and self.validated != self.step
-
-    @property
-    def row_due(self) -> bool:
-        every = max(1, self.steps // ROWS)
-        return bool(self.losses) and (self.step % every == 0 or self.step == self.steps)
-
-    @property
-    def save_due(self) -> bool:
-        return self.step % self.experiment.train.save_every == 0
-
-    # What is kept ------------------------------------------------------------------------------------------
-
-    def row(self, validation: ValidationRecord | None = None) -> Row:
-        """A row of metrics; its loss is the mean since the row before."""
-        row: Row = {"step": self.step, "epoch": self.epoch, "loss": float(np.mean(self.losses or [math.nan]))}
-        if validation:
-            row |= {
-                "validation_loss": validation.loss,
-                "psnr": validation.psnr,
-                "noisy_psnr": validation.noisy_psnr,
-            }
-        self.losses = []
-        return row | {"lr": self.lr, "seconds": self.seconds}
-
-    @property
-    def about(self) -> dict[str, Any]:
-        """What a model file says of its training."""
-        validation = {"step": self.validated, **self.scores} if self.scores else None
-        return {"step": self.step, "seconds": round(self.seconds, 1), "validation": validation}
-
-    def state(self) -> TrainingState:
-        """All that a training needs to go on as if it had never stopped."""
-        parts = {"net": self.net.state(), "optimizer": self.optimizer.state()}
-        if self.decay:
-            parts["average"] = self.model.state()
-        tensors = {
-            f"{part}.{name}": tensor for part, state in parts.items() for name, tensor in state.items()
-        }
-        return TrainingState(self.experiment, tensors, {name: getattr(self, name) for name in PROGRESS})
-
-    def load_state(self, state: TrainingState) -> None:
-        """Goes on from `state`. Raises UsageError where it is that of another experiment."""
-        check_same(state.experiment, self.experiment)
-        self.net.load_state(state.part("net"))
-        if self.decay:
-            self.model.load_state(state.part("average"))
-        self.optimizer.load_state(state.part("optimizer"))
-        copy_all(self.net.state(), self.good)
-        for name in PROGRESS:
-            setattr(self, name, state.progress[name])
-
-
-PROGRESS = ("step", "seconds", "validated", "best", "scores", "losses")
-"""The attributes of a Trainer that change, apart from tensors."""
-
-FREE = ("train.steps", "train.epochs", "train.validate_every", "train.save_every", "data.workers")
-"""The keys that may change when a training is resumed, besides the paths of data."""
-
-
-def check_same(old: Experiment, new: Experiment) -> None:
-    """Raises UsageError where a training of `old` cannot go on as one of `new`."""
-    before, after = flat(old.dump()), flat(new.dump())
-    for key in sorted(before.keys() | after.keys()):
-        free = key in FREE or (key.startswith("data.") and key.endswith(".path"))
-        if not free and before.get(key) != after.get(key):
-            raise UsageError(
-                f"{key}: is {after.get(key)} now, the interrupted training had {before.get(key)}: resume with"
-                " that, or start another training with --init-from"
-            )
-
-
-def flat(tree: Any, path: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}; lists stay whole."""
-    if not isinstance(tree, Mapping):
-        return {path: tree}
-    return {
-        k: v for key, value in tree.items() for k, v in flat(value, f"{path}.{key}" if path else key).items()
-    }
-
-
-@contextmanager
-def seeded(seed: int, step: int, device: torch.device) -> Iterator[None]:
-    """Inside, torch's random numbers follow from seed and step; outside, nothing has changed."""
-    # torch.manual_seed would do as well, were it not for the stack trace that it takes for CUDA's sake
-    on_cuda = device.type == "cuda"
-    generator = torch.cuda.default_generators[device.index or 0] if on_cuda else torch.default_generator
-    before = generator.get_state()
-    generator.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
-    try:
-        yield
-    finally:
-        generator.set_state(before)
-
-
-def copy_all(source: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> None:
-    for name, tensor in source.items():
-        target[name].copy_(tensor)
-
-
-def clip_gradients(gradients: Sequence[Tensor], limit: float) -> None:
-    """Scales all gradients by one factor, so that their common Euclidean norm is at most `limit`."""
-    norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
-    factor = (limit / (norm + 1e-6)).clamp(max=1)
-    for gradient in gradients:
-        gradient.mul_(factor)
-
-
-def move_average(average: Module, net: Module, decay: float) -> None:
-    """a <- decay a + (1 - decay) w for the parameters; running statistics, averages already, are copied."""
-    for (mean, _), (value, _) in zip(average.param(), net.param(), strict=True):
-        mean.lerp_(value, 1 - decay)
-    copy_buffers(net, average)

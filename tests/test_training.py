@@ -11,7 +11,8 @@ from denoise_cli.config import Experiment
 from denoise_cli.data.batches import Batch
 from denoise_cli.errors import DenoiseError, UsageError
 from denoise_cli.runs import COLUMNS, RunFolder
-from denoise_cli.training import StepRecord, Trainer, ValidationRecord, clip_gradients, fit
+from denoise_cli.trainer import Trainer, clip_gradients
+from denoise_cli.training import StepRecord, ValidationRecord, fit
 
 
 def conv(inputs, outputs):
