@@ -15,11 +15,14 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     """List the models that come with denoise."""
     from denoise_cli.checkpoint import load_model, shipped_models
     from denoise_cli.cli.check import shorten
-    from denoise_cli.cli.console import new_table, print_json, results
+    from denoise_cli.cli.console import messages, new_table, print_json, results
 
     rows = [_describe(load_model(name)) for name in shipped_models()]
     if as_json:
         print_json(rows)
+        return
+    if not rows:
+        messages().print("no models come with this installation: denoise train makes one")
         return
     console = results()
     table = new_table(
