@@ -148,9 +148,10 @@ def _losses(picture: Picture, target: Format) -> list[str]:
         notes.append(f"{target.label} has 8 bits a sample, the picture had 16")
     if picture.alpha == "premultiplied" and not target.pages:
         notes.append("the colours were stored multiplied by alpha, and are divided by it")
-    if "exif" not in target.carries and exif.orientation(keep.exif) != 1:
-        notes.append(f"the pixels are turned upright, since {target.label} cannot tell the orientation")
-    for kind in _uncarried(picture, target):
+    uncarried = _uncarried(picture, target)
+    if "exif" in uncarried and exif.orientation(keep.exif) != 1:
+        notes.append("the pixels are turned upright, since their orientation is told by EXIF")
+    for kind in uncarried:
         notes.append(f"{target.label} cannot hold {_NAMES[kind]}")
     if keep.format != target.name:
         notes += [f"{target.label} cannot hold {name}" for name in keep.bound]
@@ -177,19 +178,16 @@ def _uncarried(picture: Picture, target: Format) -> list[str]:
 
 def fit(picture: Picture, target: Format) -> Picture:
     """The picture with all that `target` cannot carry taken away; see `losses`."""
-    keep = picture.keep
-    if keep.format == target.name:
-        return picture
-    samples = picture.samples
-    alpha = picture.alpha
+    keep, samples, alpha = picture.keep, picture.samples, picture.alpha
+    uncarried = _uncarried(picture, target)
     if alpha == "premultiplied" and not target.pages:
         samples, alpha = _straight(picture), "straight"
     if picture.bits > target.bits:
         samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if "exif" not in target.carries:
+    if "exif" in uncarried:
         samples = upright(samples, exif.orientation(keep.exif))
-    gone: dict[str, Any] = dict.fromkeys(_uncarried(picture, target))
-    keep = replace(keep, native=None, original=None, **gone)
+    gone: dict[str, Any] = dict.fromkeys(uncarried)
+    keep = replace(keep, native=keep.native if keep.format == target.name else None, original=None, **gone)
     return Picture(np.ascontiguousarray(samples), picture.color, alpha, keep)
 
 

@@ -92,8 +92,10 @@ def write(pictures: list[Picture], file: BinaryIO) -> None:
 
     (picture,) = pictures
     samples = picture.samples[..., 0] if picture.samples.shape[2] == 1 else picture.samples
+    # Noise does not shrink, and each row has a filter byte before it: imagecodecs' own room is too small.
+    room = (samples.nbytes + picture.height) * 9 // 8 + 2**16
     coded = imagecodecs.png_encode(
-        np.ascontiguousarray(samples), level=_LEVEL, strategy=_STRATEGY_RLE, filter=_FILTER_PAETH
+        np.ascontiguousarray(samples), level=_LEVEL, strategy=_STRATEGY_RLE, filter=_FILTER_PAETH, out=room
     )
     native = picture.keep.native if picture.keep.format == "png" else None
     native = native or Native(tuple(_new_blocks(picture.keep)), ())

@@ -7,7 +7,7 @@ and the same; all but those that describe how the pixels are stored are kept for
 import io
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -81,11 +81,7 @@ def read(data: bytes) -> list[Picture]:
         pages: list[Any] = [file.pages[number] for number in range(count)]
         if not pages:
             raise DenoiseError("damaged: no picture in the file")
-        if (
-            _DNG_VERSION in pages[0].tags
-            or pages[0].photometric in (_CFA, _LINEAR_RAW)
-            or pages[0].is_reduced
-        ):
+        if _is_raw(pages[0]):
             raise DenoiseError("is a camera raw file: develop it to TIFF first")
         full = [page for page in pages if not page.is_reduced]
         notes = ("the thumbnails in it are dropped",) if len(full) < len(pages) else ()
@@ -93,7 +89,15 @@ def read(data: bytes) -> list[Picture]:
             check_size(page.imagewidth, page.imagelength, page.samplesperpixel)
         if sum(page.imagewidth * page.imagelength for page in full) > MAX_PIXELS:
             raise DenoiseError(f"has {len(full)} pages of more than {MAX_PIXELS // 10**6} megapixels in all")
-        return [_read_page(page, data, notes) for page in full]
+        pictures = [_read_page(page, data, notes) for page in full]
+    if len(pictures) == 1 and (full[0].photometric == _PALETTE or full[0].bitspersample < 8):
+        return [replace(pictures[0], keep=replace(pictures[0].keep, original=data))]
+    return pictures
+
+
+def _is_raw(page: Any) -> bool:
+    """Camera raw files are TIFFs by their outside: a sensor's mosaic, or a thumbnail first."""
+    return _DNG_VERSION in page.tags or page.photometric in (_CFA, _LINEAR_RAW) or page.is_reduced
 
 
 def _read_page(page: Any, data: bytes, notes: tuple[str, ...]) -> Picture:
@@ -131,9 +135,10 @@ def _read_page(page: Any, data: bytes, notes: tuple[str, ...]) -> Picture:
 
 
 def _through_palette(indices: Samples, palette: NDArray[Any]) -> Samples:
-    """Colours of a palette picture: the palette has 16 bits, in most files 8-bit values times 257."""
-    if not (palette % 257).any():
-        palette = (palette // 257).astype(np.uint8)
+    """Colours of a palette picture: the palette has 16 bits, in most files 8-bit values times 256 or 257."""
+    high = palette >> 8
+    if np.array_equal(palette, high * 256) or np.array_equal(palette, high * 257):
+        palette = high.astype(np.uint8)
     samples: Samples = palette.T[indices[..., 0]]
     return samples
 
