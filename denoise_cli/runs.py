@@ -111,17 +111,13 @@ class RunFolder:
             noisy_psnr=float(self.rows[-1]["noisy_psnr"]),
             title=self.path.name,
         )
-        sheet = [
-            [
-                Tile(denoised.pair.noisy, _decibels(decibels(mse(denoised.pair.noisy, denoised.pair.clean)))),
-                Tile(
-                    denoised.pair.clean,
-                    "" if denoised.sigma is None else f"noise: sigma {denoised.sigma:.3g}",
-                ),
-                Tile(denoised.pixels, _decibels(psnr(denoised.pixels, denoised.pair.clean))),
-            ]
-            for denoised in pictures
-        ]
+        sheet = []
+        for each in pictures:
+            noisy = f"{decibels(mse(each.pair.noisy, each.pair.clean)):.2f} dB"
+            if each.sigma is not None:
+                noisy += f", sigma {each.sigma:.3g}"
+            result = f"{psnr(each.pixels, each.pair.clean):.2f} dB"
+            sheet.append([Tile(each.pair.noisy, noisy), Tile(each.pair.clean), Tile(each.pixels, result)])
         draw_sheet(self.samples / f"step_{step:07d}.png", sheet, headings=["input", "target", "result"])
 
     def _curve(self, column: str, label: str) -> Curve:
@@ -136,7 +132,3 @@ class RunFolder:
 
     def save_state(self, state: TrainingState) -> None:
         save_training_state(self.state, state)
-
-
-def _decibels(psnr: float) -> str:
-    return f"{psnr:.2f} dB"
