@@ -216,6 +216,15 @@ def parsed(exif: bytes | None) -> Block:
         return Block("<", ())
 
 
+def with_resolution(exif: bytes | None, dpi: tuple[float, float] | None) -> bytes | None:
+    """The block, with pixels per inch added if it tells no resolution of its own."""
+    tags = parsed(exif)
+    if dpi is None or resolution_values(tags) is not None or (exif and not tags.entries):
+        return exif
+    kept = [entry for entry in tags.entries if entry.tag not in (X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT)]
+    return block(tags.order, [*kept, *resolution_entries(tags.order, dpi)])
+
+
 def resolution_entries(order: str, dpi: tuple[float, float] | None) -> tuple[Entry, ...]:
     """The three tags that tell pixels per inch, or that none are known."""
     x, y = (Fraction(value).limit_denominator(10_000) for value in dpi or (1, 1))

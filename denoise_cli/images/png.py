@@ -176,10 +176,13 @@ def _bound(native: Native) -> tuple[str, ...]:
 
 
 def _inflate(data: bytes) -> bytes | None:
+    """The unpacked data, or None if it is damaged or grows beyond all measure."""
+    unpacker = zlib.decompressobj()
     try:
-        return zlib.decompressobj().decompress(data, _LARGEST_TEXT) or None
+        unpacked = unpacker.decompress(data, _LARGEST_TEXT)
     except zlib.error:
         return None
+    return unpacked if unpacker.eof else None
 
 
 def _xmp(native: Native) -> bytes | None:

@@ -59,9 +59,7 @@ def write(pictures: list[Picture], file: BinaryIO) -> None:
     samples, keep = picture.samples, picture.keep
     if picture.color == "gray":
         samples = np.concatenate([samples[..., :1]] * 3 + [samples[..., 1:]], axis=2)
-    exif = keep.exif
-    if exif is None and keep.dpi:  # its only place in a WebP
-        exif = exif_block.block("<", exif_block.resolution_entries("<", keep.dpi))
+    exif = exif_block.with_resolution(keep.exif, keep.dpi)  # its only place in a WebP
     image = Image.fromarray(np.ascontiguousarray(samples))
     parts = {"icc_profile": keep.icc or b"", "exif": exif or b"", "xmp": keep.xmp or b""}
     image.save(file, "WEBP", **(_LOSSY if keep.lossy else _LOSSLESS), **parts)

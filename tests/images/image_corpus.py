@@ -9,6 +9,7 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
+from PIL.TiffImagePlugin import IFDRational
 
 ICC = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 XMP = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:RDF>rating 4</rdf:RDF></x:xmpmeta>"
@@ -33,11 +34,12 @@ def smooth(height=40, width=52, channels=3):
 
 
 def exif(orientation=6):
-    """An EXIF block with a maker, an orientation, an exposure time and a place."""
+    """An EXIF block with a maker, an orientation, 240 dpi, an exposure time and a place."""
     block = Image.Exif()
     block[271] = "Maker"
     block[274] = orientation
-    block.get_ifd(34665)[33434] = (1, 250)
+    block[282], block[283], block[296] = 240, 240, 2
+    block.get_ifd(34665)[33434] = IFDRational(1, 250)
     block.get_ifd(34665)[36867] = "2024:05:06 07:08:09"
     block.get_ifd(34853)[1] = "N"
     return block
@@ -84,7 +86,7 @@ def png_with(file, *blocks):
 
 
 def described(file_format):
-    """A smooth colour picture with profile, EXIF, XMP and 240 dpi (but no dpi of its own in a WebP)."""
+    """A smooth colour picture with profile, EXIF, XMP and 240 dpi."""
     samples = smooth()
     options = {"exif": exif().tobytes(), "icc_profile": ICC}
     if file_format == "jpeg":
@@ -96,21 +98,30 @@ def described(file_format):
         return pillow(samples, "PNG", dpi=(240, 240), pnginfo=text, **options)
     if file_format == "webp":
         return pillow(samples, "WEBP", lossless=True, xmp=XMP, **options)
-    return pillow(
-        samples, "TIFF", compression="tiff_lzw", dpi=(240, 240), tiffinfo={700: XMP, 33723: IPTC}, **options
-    )
+    tags = exif()
+    tags[700], tags[33723] = XMP, IPTC
+    options["exif"] = tags.tobytes()
+    return pillow(samples, "TIFF", dpi=(240, 240), **options)
 
 
 def look(file):
     """What Pillow, another reader, finds in a file: (samples, profile, exif, xmp, dpi)."""
     with Image.open(io.BytesIO(file)) as image:
-        image.load()
-        xmp = image.info.get("xmp") or image.info.get("XML:com.adobe.xmp")
-        if image.format == "TIFF":
+        tags, dpi, xmp = image.getexif(), image.info.get("dpi"), image.info.get("xmp")
+        if image.format == "TIFF":  # Pillow turns it upright in loading; tifffile does not
+            samples = tifffile.imread(io.BytesIO(file))
             xmp = image.tag_v2.get(700)
-        dpi = image.info.get("dpi")
-        xmp = xmp.encode() if isinstance(xmp, str) else xmp
-        return np.asarray(image), image.info.get("icc_profile"), image.getexif(), xmp, dpi
+        else:
+            samples = np.asarray(image)
+            xmp = image.info.get("XML:com.adobe.xmp", xmp)
+        tags.get_ifd(34665), tags.get_ifd(34853)  # read while the file is open
+        return (
+            samples,
+            image.info.get("icc_profile"),
+            tags,
+            xmp.encode() if isinstance(xmp, str) else xmp,
+            dpi,
+        )
 
 
 def samples_of(file):
