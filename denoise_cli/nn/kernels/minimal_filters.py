@@ -20,9 +20,6 @@ from torch import Tensor
 
 A = math.sqrt(0.5)
 
-PAIRS = 4
-"""Planes of scratch memory that a transform is given."""
-
 Transform = Callable[[Tensor, Tensor, Tensor], None]
 """(from, to, scratch), each with the planes first."""
 
@@ -41,6 +38,8 @@ class MinimalFilter:
     """y = A^T m, inputs -> outputs."""
     output_adjoint: Transform
     """dm = A dy, outputs -> inputs."""
+    scratch: int
+    """Planes of scratch memory that the transforms want."""
 
     @property
     def inputs(self) -> int:
@@ -131,6 +130,7 @@ F_4_3 = MinimalFilter(
     input=_input_4_3,
     output=_output_4_3,
     output_adjoint=_output_adjoint_4_3,
+    scratch=4,
 )
 """Points 0, a, -a, 2 a, -2 a, infinity with a = 1 / sqrt 2: half the products of a direct sum.
 
@@ -144,5 +144,6 @@ F_3_2 = MinimalFilter(
     input=_input_3_2,
     output=_output_3_2,
     output_adjoint=_output_adjoint_3_2,
+    scratch=1,
 )
 """Points 0, 1, -1, infinity: two thirds of the products of a direct sum."""

@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-CHUNK = 512 * 1024
+CHUNK = 256 * 1024
 """Values of input that a chunk holds: small enough for its intermediates to stay in cache, large enough for the
 fixed cost of a tensor operation, a few microseconds, not to matter."""
 

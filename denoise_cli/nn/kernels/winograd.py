@@ -38,7 +38,7 @@ from denoise_cli.nn.kernels.geometry import (
     phase_range,
 )
 from denoise_cli.nn.kernels.memory import empty
-from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_3, PAIRS, MinimalFilter
+from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_3, MinimalFilter
 from denoise_cli.nn.kernels.parallel import CHUNK, Workspace, share_out
 
 
@@ -206,10 +206,10 @@ def _planes(window: Tensor, f: MinimalFilter, workspace: Workspace) -> Tensor:
     row = width * C
     rows = window.as_strided((k, n, th, row), (row, height * row, f.outputs * row, 1))
     half = workspace.empty("half", (k, n * th, width, C), window)
-    f.input(rows, half.view(k, n, th, row), workspace.empty("pairs", (PAIRS, n, th, row), window))
+    f.input(rows, half.view(k, n, th, row), workspace.empty("scratch", (f.scratch, n, th, row), window))
     columns = half.as_strided((k, k * n * th, tw, C), (C, row, f.outputs * C, 1))
     v = workspace.empty("v", (k, k * n * th, tw, C), window)
-    f.input(columns, v, workspace.empty("pairs", (PAIRS, k * n * th, tw, C), window))
+    f.input(columns, v, workspace.empty("scratch", (f.scratch, k * n * th, tw, C), window))
     return v.view(k * k, n * th * tw, C)
 
 
@@ -228,11 +228,11 @@ def _output_tiles(m: Tensor, y: Tensor, f: MinimalFilter, workspace: Workspace) 
     n, O = y.shape[0], y.shape[3]
     th, tw = y.shape[1] // o, y.shape[2] // o
     half = workspace.empty("half", (o, k, n, th, tw, O), m)
-    pairs = workspace.empty("pairs", (PAIRS, k, n, th, tw, O), m)
-    f.output(m.view(k, k, n, th, tw, O), half, pairs)
+    scratch = workspace.empty("scratch", (f.scratch, k, n, th, tw, O), m)
+    f.output(m.view(k, k, n, th, tw, O), half, scratch)
     s = y.stride()
     tiles = y.as_strided((o, o, n, th, tw, O), (s[1], s[2], s[0], o * s[1], o * s[2], 1), y.storage_offset())
-    f.output(half.transpose(0, 1), tiles, workspace.empty("pairs", (PAIRS, o, n, th, tw, O), m))
+    f.output(half.transpose(0, 1), tiles, workspace.empty("scratch", (f.scratch, o, n, th, tw, O), m))
 
 
 def _output_gradient_planes(
@@ -246,8 +246,8 @@ def _output_gradient_planes(
     row = tw * o * O
     rows = window.view(n, th, o, row).permute(2, 0, 1, 3)
     half = workspace.empty("half", (k, n, th, row), dy)
-    f.output_adjoint(rows, half, workspace.empty("pairs", (PAIRS, n, th, row), dy))
+    f.output_adjoint(rows, half, workspace.empty("scratch", (f.scratch, n, th, row), dy))
     columns = half.view(k * n * th, tw, o, O).permute(2, 0, 1, 3)
     dm = workspace.empty("m", (k, k * n * th, tw, O), dy)
-    f.output_adjoint(columns, dm, workspace.empty("pairs", (PAIRS, k * n * th, tw, O), dy))
+    f.output_adjoint(columns, dm, workspace.empty("scratch", (f.scratch, k * n * th, tw, O), dy))
     return dm.view(k * k, n * th * tw, O)

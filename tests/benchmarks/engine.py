@@ -1,0 +1,257 @@
+"""The engine against torch.nn with autograd, side by side: time and memory.
+
+    python -m tests.benchmarks.engine [--json FILE] [--repeats N] [WORK ...]
+
+Every work is run by three engines in turn - ours, torch.nn in its default layout, torch.nn in channels-last -
+and the medians are compared with the better of the latter two. Memory is the peak of a fresh process above
+what it held before the first run. Nothing is asserted: the figures belong to the machine.
+"""
+
+import argparse
+import copy
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from denoise_cli.nn import MSE, SGD, build
+from tests.nn.oracle import twin
+
+LAYOUTS = {"nn": torch.contiguous_format, "nn channels-last": torch.channels_last}
+ENGINES = ("ours", *LAYOUTS)
+Run = Callable[[], object]
+
+
+def conv(ins: int, outs: int, kernel: int = 3, stride: int = 1, padding: int = 1) -> dict[str, Any]:
+    return {
+        "conv2d": {
+            "in_channels": ins,
+            "out_channels": outs,
+            "kernel_size": kernel,
+            "stride": stride,
+            "padding": padding,
+        }
+    }
+
+
+def up(name: str, ins: int, outs: int, **rest: int) -> dict[str, Any]:
+    return {name: {"in_channels": ins, "out_channels": outs, **rest}}
+
+
+def residuals(width: int, times: int) -> dict[str, Any]:
+    body = [{"residual": {"body": [conv(width, width), "relu", conv(width, width)]}}]
+    return {"repeat": {"times": times, "body": body}}
+
+
+def dncnn(width: int) -> list[Any]:
+    """Eight convolutions, as in DnCNN (arXiv:1608.03981)."""
+    return [conv(3, width), "relu", *[conv(width, width), "relu"] * 6, conv(width, 3)]
+
+
+def reference(layer: str) -> list[Any]:
+    """The report's network with 96 channels."""
+    rest = {"kernel_size": 4, "stride": 2, "padding": 1} if layer == "transpose_conv2d" else {}
+    ends = [up(layer, 96, 96, **rest), "relu", up(layer, 96, 3, **rest), "sigmoid"]
+    return [conv(3, 96, 4, 2), "relu", conv(96, 96, 4, 2), "relu", *ends]
+
+
+def unet() -> list[Any]:
+    """Residual blocks of 64, 96 and 160 channels at 1/2, 1/4 and 1/8 of the resolution."""
+    bottom = [
+        conv(96, 160, 2, 2, 0),
+        residuals(160, 2),
+        up("transpose_conv2d", 160, 96, kernel_size=2, stride=2),
+    ]
+    middle = [
+        conv(64, 96, 2, 2, 0),
+        residuals(96, 2),
+        {"residual": {"body": bottom}},
+        residuals(96, 2),
+        up("transpose_conv2d", 96, 64, kernel_size=2, stride=2),
+    ]
+    return [
+        {"pixel_unshuffle": {"downscale_factor": 2}},
+        conv(12, 64),
+        residuals(64, 2),
+        {"residual": {"body": middle}},
+        residuals(64, 2),
+        conv(64, 12),
+        {"pixel_shuffle": {"upscale_factor": 2}},
+    ]
+
+
+WORKS: dict[str, tuple[str, list[Any], tuple[int, ...], bool]] = {
+    "dncnn64": ("8 layers of 64 channels, 16 x 64x64, training", dncnn(64), (16, 3, 64, 64), True),
+    "transpose": (
+        "report's network, 96 channels, transposed, 100 x 32x32, training",
+        reference("transpose_conv2d"),
+        (100, 3, 32, 32),
+        True,
+    ),
+    "upsampling": (
+        "report's network, 96 channels, upsampling, 100 x 32x32, training",
+        reference("upsampling"),
+        (100, 3, 32, 32),
+        True,
+    ),
+    "unet": ("U-Net 64-96-160, 16 x 64x64, training", unet(), (16, 3, 64, 64), True),
+    "dncnn32": ("8 layers of 32 channels, 16 x 64x64, training", dncnn(32), (16, 3, 64, 64), True),
+    "unet-inference": ("U-Net 64-96-160, one of 1632x1224, inference", unet(), (1, 3, 1224, 1632), False),
+}
+"""name -> (what it is, spec, input shape, whether it trains)."""
+
+
+def run_of(engine: str, work: str) -> Run:
+    """One repetition of a work by an engine: a training step, or a forward."""
+    _, spec, shape, trains = WORKS[work]
+    torch.manual_seed(0)
+    return ours(spec, shape, trains) if engine == "ours" else theirs(spec, shape, trains, LAYOUTS[engine])
+
+
+def ours(spec: list[Any], shape: tuple[int, ...], trains: bool) -> Run:
+    net = build(copy.deepcopy(spec)).train(trains)
+    x, target = (torch.rand(shape).contiguous(memory_format=torch.channels_last) for _ in range(2))
+    if not trains:
+        return lambda: net.forward(x)
+    net.skip_input_gradient()
+    optimizer, loss = SGD(net.param(), lr=1e-3), MSE()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss.forward(net.forward(x), target)
+        net.backward(loss.backward())
+        optimizer.step()
+
+    return step
+
+
+def theirs(spec: list[Any], shape: tuple[int, ...], trains: bool, layout: torch.memory_format) -> Run:
+    net = twin(spec).to(memory_format=layout)
+    x, target = (torch.rand(shape).contiguous(memory_format=layout) for _ in range(2))
+    if not trains:
+
+        def infer() -> Tensor:
+            with torch.inference_mode():
+                return net(x)
+
+        return infer
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        nn.functional.mse_loss(net(x), target).backward()
+        optimizer.step()
+
+    return step
+
+
+def seconds(work: str, repeats: int) -> dict[str, float]:
+    """The median time of each engine, the engines taking turns."""
+    runs = {engine: run_of(engine, work) for engine in ENGINES}
+    times: dict[str, list[float]] = {engine: [] for engine in ENGINES}
+    for repeat in range(repeats + 1):
+        for engine, run in runs.items():
+            begin = time.perf_counter()
+            run()
+            if repeat:  # the first is a warm-up
+                times[engine].append(time.perf_counter() - begin)
+    return {engine: statistics.median(values) for engine, values in times.items()}
+
+
+def peak_memory(work: str, engine: str) -> float:
+    """Megabytes that a fresh process takes at most, above what it held before the first repetition."""
+    command = [sys.executable, "-m", "tests.benchmarks.engine", "--peak", engine, work]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def measure_peak(work: str, engine: str) -> float:
+    """`peak_memory` of this process; Linux only."""
+    run = run_of(engine, work)
+    Path("/proc/self/clear_refs").write_text("5")  # begin the high-water mark anew
+    before = _status("VmRSS")
+    for _ in range(3):
+        run()
+    return (_status("VmHWM") - before) / 1024
+
+
+def _status(key: str) -> int:
+    """Kilobytes that the system reports of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(key + ":"))
+
+
+def measure(work: str, repeats: int) -> dict[str, Any]:
+    """One row of the table. Ratios are against the better of torch.nn's two layouts."""
+    times = seconds(work, repeats)
+    memory = {engine: peak_memory(work, engine) for engine in ENGINES}
+    row: dict[str, Any] = {"work": WORKS[work][0]}
+    row["milliseconds"] = {engine: round(1e3 * value, 1) for engine, value in times.items()}
+    row["megabytes"] = {engine: round(value, 1) for engine, value in memory.items()}
+    for name, values in (("time_ratio", times), ("memory_ratio", memory)):
+        row[name] = round(values["ours"] / min(values[engine] for engine in LAYOUTS), 2)
+    return row
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    """What a person reads."""
+    result = Table(title=machine(), title_justify="left")
+    result.add_column("work")
+    for name in ("ours ms", "nn ms", "nn channels-last ms", "ratio", "ours MB", "nn MB", "ratio"):
+        result.add_column(name, justify="right")
+    for row in rows:
+        ms, mb = row["milliseconds"], row["megabytes"]
+        result.add_row(
+            row["work"],
+            *(f"{ms[engine]:.0f}" for engine in ENGINES),
+            f"{row['time_ratio']:.2f}",
+            f"{mb['ours']:.0f}",
+            f"{min(mb[engine] for engine in LAYOUTS):.0f}",
+            f"{row['memory_ratio']:.2f}",
+        )
+    return result
+
+
+def machine() -> str:
+    """Processor, threads and versions."""
+    names = [line.split(":")[1] for line in _cpuinfo() if line.startswith("model name")]
+    name = names[0].strip() if names else platform.processor()
+    simd = torch.backends.cpu.get_cpu_capability()
+    return f"{name}, {simd}, {torch.get_num_threads()} threads, torch {torch.__version__}, float32"
+
+
+def _cpuinfo() -> list[str]:
+    path = Path("/proc/cpuinfo")
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.engine", description=__doc__)
+    parser.add_argument("works", nargs="*", metavar="WORK", help=", ".join(WORKS))
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--peak", choices=ENGINES, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.peak:
+        print(measure_peak(arguments.works[0], arguments.peak))
+        return
+    rows = []
+    for work in arguments.works or WORKS:
+        rows.append(measure(work, arguments.repeats))
+        print(json.dumps(rows[-1]), file=sys.stderr)
+    Console(width=None if sys.stdout.isatty() else 160).print(table(rows))
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
