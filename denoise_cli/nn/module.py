@@ -56,7 +56,7 @@ class Reach:
     period: int = 1
 
     def then(self, *, margin: float = 0.0, stride: Fraction | int = 1) -> "Reach":
-        """The reach after one more layer: `margin` in pixels of its own input, then a change of resolution."""
+        """The reach after one more layer: `margin` in pixels of its own input, then a new resolution."""
         step = self.step * stride
         return Reach(
             step, self.margin + margin * float(self.step), math.lcm(self.period, max(1, math.ceil(step)))
@@ -127,7 +127,7 @@ class Module:
         """What `save` kept, which is dropped: one `backward` for each `forward`."""
         if self._saved is None:
             raise RuntimeError(
-                f"{self.yaml_name or type(self).__name__}: backward needs a forward in training mode before it"
+                f"{self.yaml_name or type(self).__name__}: backward needs a forward in training mode first"
             )
         saved, self._saved = self._saved, None
         return saved
@@ -169,7 +169,7 @@ class Module:
         return own
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Copies tensors into those of the same dotted name. Raises ValueError that names what does not match."""
+        """Copies tensors into those of the same dotted name; a ValueError names what does not match."""
         own = self.state()
         if missing := sorted(own.keys() - state.keys()):
             raise ValueError(f"the state lacks {missing[0]!r}" + _and_more(missing))
@@ -177,7 +177,8 @@ class Module:
             raise ValueError(f"the state has {unknown[0]!r}, which the model lacks" + _and_more(unknown))
         for name, tensor in own.items():
             if tensor.shape != state[name].shape:
-                raise ValueError(f"{name!r} is {tuple(state[name].shape)}, the model wants {tuple(tensor.shape)}")
+                given, wanted = tuple(state[name].shape), tuple(tensor.shape)
+                raise ValueError(f"{name!r} is {given}, the model wants {wanted}")
         for name, tensor in own.items():
             tensor.copy_(state[name])
 
@@ -201,7 +202,7 @@ class Module:
         return shape
 
     def macs(self, shape: Shape) -> int:
-        """Multiply-accumulates of one `forward` of an input of this shape, as a direct computation counts them."""
+        """Multiply-accumulates of one `forward` of this input shape, as a direct computation counts them."""
         return 0
 
     def reach(self, reach: Reach) -> Reach:

@@ -21,7 +21,7 @@ KERNELS: dict[str, ModuleType] = {"columns": columns, "winograd": winograd, "shi
 
 
 def choose(geometry: Geometry, channels: int, out_channels: int) -> ModuleType:
-    """The kernel for a geometry and its widths: the first that is worth it, or the forced one where it fits."""
+    """The kernel for a geometry and its widths: the first worth it, or the forced one where it fits."""
     forced = KERNELS.get(os.environ.get("DENOISE_KERNEL", ""))
     if forced is not None and forced.fits(geometry):
         return forced

@@ -5,8 +5,8 @@ numbers, meet all filters in a single product instead of a sum of thin ones:
 
     y (rows, O) = columns (rows, kh kw C) @ W (kh kw C, O),    dW = columns^T dy.
 
-Few output channels, as in the last layer. The same from the other end: one product gives what every pixel adds
-to every tap, with the taps as rows, so that the shifted sums run along contiguous memory:
+Few output channels, as in the last layer. The same from the other end: one product gives what every pixel
+adds to every tap, with the taps as rows, so that the shifted sums run along contiguous memory:
 
     P (kh kw O, pixels) = W' (kh kw O, C) @ x^T,    y = sum over the taps of P shifted by the tap's offset.
 
@@ -109,12 +109,12 @@ def _gather(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) 
 
 
 def _spread(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, size: Pair) -> Tensor:
-    """The input gradient of few input channels: what every pixel of dy adds to each tap, then shifted sums."""
+    """The input gradient of few input channels: what a pixel of dy adds to each tap, then shifted sums."""
     O, C, kh, kw = weight.shape
     (sh, sw), phases = geometry.stride, geometry.all_phases
     rh, rw, few = kh // sh, kw // sw, len(phases) * C
     (top, bottom), (left, right) = phase_range(geometry, size, 0), phase_range(geometry, size, 1)
-    # place a of a phase sums dy[a - t] over the taps t of the phases' rh x rw kernel; the first offset is t = r - 1
+    # place a of a phase sums dy[a - t] over the taps t of the phases' rh x rw kernel, the last tap first
     taps = weight.view(O, C, rh, sh, rw, sw).flip(2, 4).permute(2, 4, 3, 5, 1, 0).reshape(-1, O)
     biases = None if bias is None else bias.repeat(len(phases))[:, None]
     dx = empty((dy.shape[0], *size, C), dy)

@@ -93,7 +93,7 @@ def copy_phases(
 def copy_to_phases(
     source: Tensor, top: int, left: int, geometry: Geometry, phases: Sequence[Pair], x: Tensor
 ) -> None:
-    """The way back: writes phases (n, height, width, phases, C) that begin at place (top, left) to pictures."""
+    """The way back: writes phases (n, height, width, phases, C), from place (top, left) on, to pictures."""
     (sh, sw), (height, width) = geometry.stride, source.shape[1:3]
     for k, (u, v) in enumerate(phases):
         (y0, dy), (x0, dx) = geometry.in_picture(u, 0), geometry.in_picture(v, 1)
@@ -106,7 +106,7 @@ def copy_to_phases(
 
 
 def phase_range(geometry: Geometry, size: Pair, axis: int) -> Pair:
-    """The places [first, last + 1) of the phases of the padded picture that hold its pixels, along an axis."""
+    """The places [first, last + 1) in the phases of the padded picture that hold pixels, along an axis."""
     stride, padding = geometry.stride[axis], geometry.padding[axis]
     return padding // stride, (padding + size[axis] - 1) // stride + 1
 

@@ -56,7 +56,7 @@ _blocks = _Blocks()
 
 
 def empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """An uninitialised contiguous tensor of `like`'s dtype and device, in memory that was used before if possible.
+    """An uninitialised contiguous tensor of `like`'s dtype and device, in memory used before if possible.
 
     The tensor's storage owns a view of the block: when the last tensor on it dies, the block is free again.
     """

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 CHUNK = 256 * 1024
-"""Values of input that a chunk holds: small enough for its intermediates to stay in cache, large enough for the
-fixed cost of a tensor operation, a few microseconds, not to matter."""
+"""Values of input that a chunk holds: few enough for its intermediates to stay in cache, enough for the fixed
+cost of a tensor operation, a few microseconds, not to matter."""
 
 
 class Workspace:

@@ -91,7 +91,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) 
 
 
 def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, size: Pair) -> Tensor:
-    """dx (N, H, W, C) from dy (N, OH, OW, O), plus a bias (C,): a convolution whose outputs are phases of dx."""
+    """dx (N, H, W, C) from dy (N, OH, OW, O), plus a bias (C,): a convolution that yields phases of dx."""
     f, s = _filter(geometry), geometry.stride[0]
     if s == 1:
         padding = (f.taps - 1 - geometry.padding[0], f.taps - 1 - geometry.padding[1])
@@ -200,7 +200,7 @@ def _input_planes(
 
 
 def _planes(window: Tensor, f: MinimalFilter, workspace: Workspace) -> Tensor:
-    """V (places, tiles, C) = B^T d B of all overlapping windows of (n, height, width, C); places column first."""
+    """V (places, tiles, C) = B^T d B of all windows of (n, height, width, C); places count column first."""
     n, height, width, C = window.shape
     th, tw, k = height // f.outputs, width // f.outputs, f.inputs
     row = width * C

@@ -27,11 +27,12 @@ from denoise_cli.nn.registry import Example, layer
     Example({"in_channels": 32, "out_channels": 32, "kernel_size": 3, "padding": 1}, (1, 32, 5, 4)),
 )
 class Conv2d(Module):
-    """y[o] = b[o] + sum over c of w[o, c] * x[c], the sum of products under a window that slides over the picture.
+    """y[o] = b[o] + sum over c of w[o, c] * x[c]: the sum of products under a sliding window.
 
-    (N, in_channels, H, W) -> (N, out_channels, OH, OW), OH = floor((H + 2 padding - dilation (kernel - 1) - 1)
-    / stride) + 1. The weight is (out_channels, in_channels / groups, kh, kw). `padding` is a number of pixels or
-    "same"; what it adds is zeros or, with `padding_mode: reflect`, the picture mirrored at its edge pixels.
+    (N, in_channels, H, W) -> (N, out_channels, OH, OW) with OH = floor((H + 2 padding - e) / stride) + 1 for a
+    window of e = dilation (kernel - 1) + 1 pixels. The weight is (out_channels, in_channels / groups, kh, kw).
+    `padding` is a number of pixels or "same"; what it adds is zeros or, with `padding_mode: reflect`, the
+    picture mirrored at its edge pixels.
 
     dw is the correlation of x with dy, db the sum of dy, dx the transposed convolution of dy with w.
     """

@@ -36,9 +36,9 @@ from denoise_cli.nn.registry import Example, layer
 class TransposeConv2d(Module):
     """y = the adjoint of a convolution, applied to x: every input pixel adds its value times the kernel to y.
 
-    (N, in_channels, H, W) -> (N, out_channels, OH, OW), OH = (H - 1) stride - 2 padding + dilation (kernel
-    - 1) + 1 + output_padding. The weight is (in_channels, out_channels / groups, kh, kw): that of the convolution
-    which runs the other way, from y to x.
+    (N, in_channels, H, W) -> (N, out_channels, OH, OW) with OH = (H - 1) stride - 2 padding + e +
+    output_padding for a window of e = dilation (kernel - 1) + 1 pixels. The weight is (in_channels,
+    out_channels / groups, kh, kw): that of the convolution which runs the other way, from y to x.
 
     So dx is that convolution of dy, and dw the correlation of dy with x.
     """

@@ -1,0 +1,185 @@
+"""Every kernel against torch.nn.functional and autograd: values, gradients, error bounds, chunks, threads."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional
+
+from denoise_cli.nn import kernels
+from denoise_cli.nn.kernels import KERNELS, memory
+from denoise_cli.nn.kernels.geometry import Geometry
+from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_3, MinimalFilter
+from denoise_cli.nn.kernels.parallel import share_out
+
+GEOMETRIES = [
+    Geometry((3, 3), padding=(1, 1)),
+    Geometry((3, 3), padding=(0, 2)),
+    Geometry((1, 1)),
+    Geometry((5, 2), padding=(2, 1)),
+    Geometry((2, 2), padding=(1, 0)),
+    Geometry((2, 2), stride=(2, 2)),
+    Geometry((4, 4), stride=(2, 2), padding=(1, 1)),
+    Geometry((6, 6), stride=(3, 3), padding=(2, 3)),
+    Geometry((3, 3), stride=(2, 2), padding=(1, 1)),
+    Geometry((3, 3), padding=(2, 2), dilation=(2, 2)),
+    Geometry((2, 3), stride=(3, 2), padding=(0, 1), dilation=(1, 2)),
+]
+CASES = [
+    pytest.param(
+        kernel, geometry, id=f"{name}-{'x'.join(map(str, geometry.kernel))}s{geometry.stride[0]}-{i}"
+    )
+    for name, kernel in KERNELS.items()
+    for i, geometry in enumerate(GEOMETRIES)
+    if kernel.fits(geometry)
+]
+
+
+def pictures(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+def ours(kernel: ModuleType, x: Tensor, w: Tensor, b: Tensor, dy: Tensor, g: Geometry) -> list[Tensor]:
+    """y, dx, dw, db; the two sums start from ones, so that overwriting them shows."""
+    xs, dys, dw, db = pictures(x), pictures(dy), torch.ones_like(w), torch.ones_like(b)
+    y = kernel.forward(xs, w, b, g)
+    dx = kernel.input_gradient(dys, w, None, g, (x.shape[2], x.shape[3]))
+    kernel.weight_gradient(xs, dys, dw, db, g)
+    return [y.permute(0, 3, 1, 2), dx.permute(0, 3, 1, 2), dw - 1, db - 1]
+
+
+def theirs(x: Tensor, w: Tensor, b: Tensor, dy: Tensor, g: Geometry) -> list[Tensor]:
+    leaves = [t.clone().requires_grad_() for t in (x, w, b)]
+    y = functional.conv2d(*leaves, stride=g.stride, padding=g.padding, dilation=g.dilation)
+    return [y.detach(), *torch.autograd.grad(y, leaves, dy)]
+
+
+def random_case(
+    g: Geometry, N: int, C: int, O: int, size: tuple[int, int], dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    x = torch.randn(N, C, *size, dtype=dtype)
+    w, b = torch.randn(O, C, *g.kernel, dtype=dtype), torch.randn(O, dtype=dtype)
+    return x, w, b, torch.randn(N, O, *g.output_size(size), dtype=dtype)
+
+
+def errors(one: list[Tensor], other: list[Tensor]) -> list[float]:
+    for a, b in zip(one, other, strict=True):
+        assert a.shape == b.shape
+    return [((a - b).abs().max() / b.abs().max()).item() for a, b in zip(one, other, strict=True)]
+
+
+@contextmanager
+def chunks_of(size: int) -> Iterator[None]:
+    """Chunks of about `size` values in every kernel."""
+    before = {kernel: kernel.CHUNK for kernel in KERNELS.values()}
+    try:
+        for kernel in before:
+            kernel.CHUNK = size
+        yield
+    finally:
+        for kernel, value in before.items():
+            kernel.CHUNK = value
+
+
+@pytest.mark.parametrize(("kernel", "g"), CASES)
+@settings(max_examples=12, deadline=None)
+@given(
+    N=st.integers(1, 3),
+    C=st.integers(1, 5),
+    O=st.integers(1, 5),
+    extra=st.tuples(st.integers(0, 9), st.integers(0, 9)),
+    chunk=st.sampled_from([1, 300, 2**18]),
+)
+def test_parity_in_float64(
+    kernel: ModuleType, g: Geometry, N: int, C: int, O: int, extra: tuple[int, int], chunk: int
+) -> None:
+    size = tuple(max(1, e - 2 * p) + n for e, p, n in zip(g.extent, g.padding, extra, strict=True))
+    case = random_case(g, N, C, O, (size[0], size[1]), torch.float64)
+    with chunks_of(chunk):
+        assert max(errors(ours(kernel, *case, g), theirs(*case, g))) < 1e-12
+
+
+@pytest.mark.parametrize(("kernel", "g"), CASES)
+def test_stated_error_in_float32(kernel: ModuleType, g: Geometry) -> None:
+    """All kernels promise 2e-6 of the largest value or better, against exact sums."""
+    torch.manual_seed(0)
+    case = random_case(g, 2, 64, 48, (21, 18), torch.float32)
+    exact = theirs(*(t.double() for t in case), g)
+    assert max(errors([t.double() for t in ours(kernel, *case, g)], exact)) < 4e-6
+
+
+@pytest.mark.parametrize(("kernel", "g"), CASES)
+def test_chunks_and_threads_change_nothing_but_rounding(kernel: ModuleType, g: Geometry) -> None:
+    case = random_case(g, 5, 6, 7, (14, 13), torch.float64)
+    whole = ours(kernel, *case, g)
+    torch.set_num_threads(3)
+    try:
+        with chunks_of(500):
+            parts = ours(kernel, *case, g)
+            again = ours(kernel, *case, g)
+    finally:
+        torch.set_num_threads(1)
+    assert max(errors(parts, whole)) < 1e-13
+    assert all(torch.equal(a, b) for a, b in zip(parts, again, strict=True))
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_a_kernel_can_be_forced(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DENOISE_KERNEL", name)
+    assert kernels.choose(Geometry((3, 3), padding=(1, 1)), 8, 8) is KERNELS[name]
+
+
+def test_forcing_a_kernel_where_it_does_not_fit_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DENOISE_KERNEL", "winograd")
+    chosen = kernels.choose(Geometry((5, 5), dilation=(2, 2)), 64, 64)
+    assert chosen.fits(Geometry((5, 5), dilation=(2, 2)))
+
+
+@pytest.mark.parametrize("f", [F_4_3, F_3_2], ids=["F(4,3)", "F(3,2)"])
+def test_minimal_filters_are_convolutions_and_adjoints(f: MinimalFilter) -> None:
+    """y = A^T [(G g) * (B^T d)] is the correlation of d with g; `output_adjoint` transposes `output`."""
+    d, g = torch.randn(f.inputs, 1, dtype=torch.float64), torch.randn(f.taps, dtype=torch.float64)
+    v, y = torch.empty_like(d), torch.empty(f.outputs, 1, dtype=torch.float64)
+    scratch = torch.empty(f.scratch, 1, dtype=torch.float64)
+    f.input(d, v, scratch)
+    matrix = torch.tensor(f.filter_matrix, dtype=torch.float64)
+    m = v * (matrix @ g)[:, None]
+    f.output(m, y, scratch)
+    expected = [(d[k : k + f.taps, 0] * g).sum() for k in range(f.outputs)]
+    torch.testing.assert_close(y[:, 0], torch.stack(expected))
+
+    dy, dm = torch.randn_like(y), torch.empty_like(m)
+    f.output_adjoint(dy, dm, scratch)
+    torch.testing.assert_close((dm * m).sum(), (dy * y).sum())
+
+
+def test_memory_is_used_again_but_never_shared() -> None:
+    like = torch.empty(0)
+    size = memory.SMALL
+    first = memory.empty((size,), like).fill_(1)
+    view = first[10:20]
+    place = first.data_ptr()
+    del first
+    other = memory.empty((size,), like)  # a view still lives on the first block
+    assert other.data_ptr() != place
+    assert torch.equal(view, torch.ones(10))
+    del view
+    assert memory.empty((size,), like).data_ptr() == place
+
+
+def test_an_error_in_a_worker_reaches_the_caller() -> None:
+    def work(share: object, workspace: object) -> None:
+        raise RuntimeError("no")
+
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(RuntimeError, match="no"):
+            share_out(range(4), work, torch.device("cpu"))
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
