@@ -6,7 +6,7 @@ for a filter g (r) and inputs d (m + r - 1). The rows of G and B^T evaluate poly
 interpolates. The coefficients are few and small, so the transforms are written as additions of whole planes
 along the first dimension of a tensor; planes with the same coefficients share an operation.
 
-Sources: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016; on the choice of points
+Sources: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016; on the points
 Barabasz et al., "Error analysis and improving the accuracy of Winograd convolution for deep neural networks",
 ACM TOMS 2020.
 """

@@ -25,7 +25,7 @@ class Upsampling(Module):
 
     The large picture is never made. Repeating is a transposed convolution with a box of s ones and stride s;
     with the convolution after it that is one transposed convolution of stride s, whose kernel is the weight
-    (out, in, k, k) convolved with the box. In one dimension, with t[r + k - 1 - i] += w[i] for r = 0 to s - 1,
+    (out, in, k, k) convolved with the box. In one dimension, with t[r + k - 1 - i] += w[i] for all r < s,
 
         t = E w,    y[o] = sum over a of t[o - s a + (k - 1 - p)] x[a],
 
