@@ -39,9 +39,8 @@ def exif(orientation=6):
     block[271] = "Maker"
     block[274] = orientation
     block[282], block[283], block[296] = 240, 240, 2
-    block.get_ifd(34665)[33434] = IFDRational(1, 250)
-    block.get_ifd(34665)[36867] = "2024:05:06 07:08:09"
-    block.get_ifd(34853)[1] = "N"
+    block[34665] = {33434: IFDRational(1, 250), 36867: "2024:05:06 07:08:09"}
+    block[34853] = {1: "N"}
     return block
 
 

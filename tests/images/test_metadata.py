@@ -68,7 +68,7 @@ def test_resolution_without_exif(target):
 
 def test_exif_is_the_same_after_a_tiff():
     through = encode_picture(read_picture(encode_picture(changed(described("jpeg")), "tiff")), "png")
-    ours, original = look(through)[2], exif()
+    ours, original = look(through)[2], look(described("jpeg"))[2]
     for tag in (34665, 34853):
         assert ours.get_ifd(tag) == original.get_ifd(tag)
 
