@@ -61,6 +61,9 @@ def read(data: bytes) -> list[Picture]:
     if precision != 8:
         raise DenoiseError(f"has {precision} bits a sample; JPEG is read with 8 only")
     check_size(width, height, components)
+    # A block of 8 x 8 takes a bit at least; where the data ends too early libjpeg would paint the rest gray.
+    if -(-width // 8) * -(-height // 8) > 8 * (len(data) - scan):
+        raise DenoiseError(f"damaged: too little data for {width} x {height} pixels")
     coding = [(marker, payload) for marker, payload in segments if not _is_metadata(marker)]
     image = JpegImagePlugin.JpegImageFile(io.BytesIO(_join(coding) + data[scan:]))
     samples = from_pillow(image)

@@ -129,6 +129,7 @@ def jpeg_of_size(width, height):
 @pytest.mark.parametrize(("make", "width", "height"), [
     (header_of_png, 2**31 - 1, 2**31 - 1), (header_of_png, 30_000, 30_000), (header_of_png, 20_000, 20_000),
     (header_of_bmp, 2**31 - 1, 2**31 - 1), (header_of_bmp, 30_000, 30_000), (jpeg_of_size, 65_000, 65_000),
+    (jpeg_of_size, 20_000, 20_000),
     (tiff_of_size, 2**31, 2**31), (tiff_of_size, 30_000, 30_000), (tiff_of_size, 20_000, 20_000),
 ])  # fmt: skip
 def test_a_small_file_that_claims_a_huge_picture(make, width, height):
