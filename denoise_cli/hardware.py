@@ -8,6 +8,7 @@ import torch
 from denoise_cli.errors import UsageError
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 _UNKNOWN = 2 * 2**30
 
 
@@ -24,6 +25,13 @@ def choose_device(name: str = "auto") -> torch.device:
     if not there[name]:
         raise UsageError(f"no {name} device here: choose auto or cpu")
     return torch.device(name)
+
+
+def choose_precision(name: str = "float32") -> torch.dtype:
+    """The type of number that a network computes with. Raises UsageError for a name that is not known."""
+    if name not in PRECISIONS:
+        raise UsageError(f"unknown precision {name!r}: choose {' or '.join(PRECISIONS)}")
+    return PRECISIONS[name]
 
 
 def free_memory(device: torch.device) -> int:

@@ -1,0 +1,213 @@
+"""What `denoise image` does with each picture: read, denoise, write, and report."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from denoise_cli.cli.image_display import Display
+from denoise_cli.cli.pipeline import Done, reason
+from denoise_cli.cli.plan import STREAM, Job
+from denoise_cli.comparison import draw_comparison
+from denoise_cli.denoiser import Denoiser
+from denoise_cli.denoising import Noise, Settings, denoise_picture, measure_noise
+from denoise_cli.errors import DenoiseError, UsageError
+from denoise_cli.images import (
+    Format,
+    Picture,
+    encode_pages,
+    losses,
+    output_format,
+    read_pages,
+    read_picture,
+    write_pages,
+)
+from denoise_cli.library import DEFAULT_MODEL
+
+DenoiserFor = Callable[[Picture], Denoiser]
+
+
+@dataclass(frozen=True)
+class Pages:
+    """The pages of a file, the noise of each, and the seconds it took to denoise them."""
+
+    pages: list[Picture]
+    noises: list[Noise] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of one file."""
+
+    job: Job
+    status: Literal["done", "skipped", "failed"]
+    result: Pages | None = None
+    notes: list[str] = field(default_factory=list)
+    error: Exception | None = None
+
+    @property
+    def reason(self) -> str:
+        return "" if self.error is None else reason(self.error)
+
+    def as_data(self) -> dict[str, Any]:
+        """Everything as JSON can hold it. `pages` tells the noise of each."""
+        pages = self.result.noises if self.result else []
+        return {
+            "input": str(self.job.source),
+            "output": str(self.job.target),
+            "status": self.status,
+            "pages": [{"sigma": noise.sigma, "channels": noise.channels} for noise in pages],
+            "seconds": round(self.result.seconds, 3) if self.result else None,
+            "notes": self.notes,
+            "error": self.reason or None,
+        }
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Where the sheet of --compare goes, and the true picture, if it is known."""
+
+    path: Path
+    reference: Picture | None
+
+    @classmethod
+    def checked(cls, path: Path | None, reference: Path | None, *, force: bool) -> "Sheet | None":
+        """Raises UsageError for a sheet that cannot be, DenoiseError for a reference that cannot be read."""
+        if path is None:
+            if reference:
+                raise UsageError("--reference is for the sheet of --compare")
+            return None
+        if path.suffix.lower() != ".png":
+            raise UsageError(f"--compare {path}: the sheet is a PNG: let its name end in .png")
+        if path.exists() and not force:
+            raise UsageError(f"{path}: exists already: choose another name, or --force to replace it")
+        return cls(path, read_picture(reference) if reference else None)
+
+
+class Work:
+    """The steps for one picture after the other. `read` and `write` run on other threads than `compute`."""
+
+    def __init__(
+        self,
+        denoiser_for: DenoiserFor,
+        settings: Settings,
+        display: Display,
+        *,
+        format: str | None,
+        force: bool,
+        skip_existing: bool,
+        sheet: Sheet | None = None,
+    ) -> None:
+        self.denoiser_for, self.settings, self.display = denoiser_for, settings, display
+        self.format, self.force, self.skip_existing, self.sheet = format, force, skip_existing, sheet
+
+    def read(self, job: Job) -> list[Picture] | None:
+        """The pages of the input; None where the output is there and that is enough."""
+        if job.target != STREAM and job.target.exists() and not self.force:
+            if self.skip_existing:
+                return None
+            raise DenoiseError(
+                f"{job.target}: exists already: --force replaces it, --skip-existing leaves it"
+            )
+        if job.source == STREAM:
+            pages = read_pages(sys.stdin.buffer.read(), name="stdin")
+        else:
+            pages = read_pages(job.source)
+        try:
+            losses(pages, self._format(job, pages))  # what cannot be written fails before it is computed
+        except UsageError:
+            raise
+        except DenoiseError as error:
+            raise DenoiseError(f"{job.target}: {error}") from error
+        return pages
+
+    def compute(self, job: Job, pages: list[Picture] | None) -> Pages | None:
+        """The pages without their noise."""
+        if pages is None:
+            return None
+        self.display.begin(job.source.name)
+        start = time.perf_counter()
+        results, noises = [], []
+        for number, page in enumerate(pages, 1):
+            denoiser = self.denoiser_for(page)
+            noise = measure_noise(page, self.settings)
+            results.append(
+                denoise_picture(denoiser, page, self.settings, noise=noise, progress=self.display.advance)
+            )
+            noises.append(noise)
+            name = f"{job.source}, page {number}" if len(pages) > 1 else str(job.source)
+            self.display.say(f"{name}: {_told(noise)}")
+        if self.sheet:
+            sigma, truth = noises[0].sigma, self.sheet.reference
+            draw_comparison(self.sheet.path, pages[0], results[0], sigma=sigma, reference=truth)
+        return Pages(results, noises, time.perf_counter() - start)
+
+    def write(self, job: Job, result: Pages | None) -> list[str]:
+        """Writes the output; what its format could not hold."""
+        if result is None:
+            return []
+        notes = [note for page in result.pages for note in page.keep.notes]
+        if job.target == STREAM:
+            target = self._format(job, result.pages)
+            sys.stdout.buffer.write(encode_pages(result.pages, target.name))
+            return notes + losses(result.pages, target)
+        if job.mirrored:
+            try:
+                job.target.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise DenoiseError(f"{job.target.parent}: cannot be made: {error.strerror}") from error
+        return notes + write_pages(result.pages, job.target, force=self.force)
+
+    def report(self, done: "Done[Pages | None, list[str]]") -> Report:
+        """Tells what became of a picture, and keeps no pixels."""
+        self.display.finish()
+        job, result = done.job, done.computed
+        if done.error is not None:
+            self.display.warn(f"failed: {reason(done.error)}")
+            return Report(job, "failed", error=done.error)
+        if result is None:
+            self.display.say(f"{job.source}: skipped, {job.target} exists")
+            return Report(job, "skipped")
+        for note in done.written or []:
+            self.display.say(f"{job.target}: {note}")
+        return Report(job, "done", replace(result, pages=[]), done.written or [])
+
+    def _format(self, job: Job, pages: list[Picture]) -> Format:
+        if job.target != STREAM:
+            return output_format(job.target)
+        return output_format("", self.format or pages[0].keep.format)
+
+
+def denoisers(
+    model: str | None, *, self_taught: bool, seed: int, device: str, precision: str, display: Display
+) -> DenoiserFor:
+    """What denoises a picture: the named model or the usual one, or what the picture itself teaches.
+
+    Raises UsageError for a model, device or precision that there is not.
+    """
+    from denoise_cli.checkpoint import load_model
+    from denoise_cli.hardware import choose_device, choose_precision
+    from denoise_cli.zero_shot import learn
+
+    place, dtype = choose_device(device), choose_precision(precision)
+    if self_taught:
+
+        def taught(picture: Picture) -> Denoiser:
+            return learn(picture, seed=seed, device=place, progress=display.advance)
+
+        return taught
+    denoiser = load_model(model or DEFAULT_MODEL, place)
+    denoiser.net.to(dtype=dtype)
+    return lambda picture: denoiser
+
+
+def _told(noise: Noise) -> str:
+    """`noise 12.3 (red 11.9, green 12.0, blue 13.1)`"""
+    names = ("red", "green", "blue") if len(noise.channels) == 3 else ()
+    channels = ", ".join(f"{name} {sigma:.1f}" for name, sigma in zip(names, noise.channels, strict=False))
+    return f"noise {noise.sigma:.1f}" + (
+        f" ({channels})" if channels else "" if noise.channels else ", as given"
+    )

@@ -1,0 +1,184 @@
+"""From what a user named to files to read and files to write, settled before the first is read."""
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from denoise_cli.errors import UsageError
+
+STREAM = Path("-")
+"""Stands for stdin and stdout."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A picture to read and the file to write; either may be STREAM.
+
+    `mirrored`: the file mirrors the place of the input, and its folders are made with it.
+    """
+
+    source: Path
+    target: Path
+    mirrored: bool = False
+
+
+@dataclass(frozen=True)
+class Found:
+    """A file that was named: by itself, or by a folder or pattern and its way from there."""
+
+    path: Path
+    relative: Path
+    listed: bool
+
+
+def plan(
+    names: Sequence[str], *, suffix: str | None = None, recursive: bool = False, format: str | None = None
+) -> list[Job]:
+    """The jobs of `denoise image NAMES...`.
+
+    Without a suffix the last name is the output: a file, or for several inputs a folder that mirrors the way
+    to each. With one, every output lies beside its input. `format` names that of outputs without a name of
+    their own. Raises UsageError where no sense can be made of it, or two files would become one.
+    """
+    from denoise_cli.images import SUFFIXES
+
+    if suffix is None and len(names) < 2:
+        raise UsageError(
+            "name the output too: denoise image IN OUT, or give --suffix to write beside the input"
+        )
+    inputs = names if suffix is not None else names[:-1]
+    found = [each for name in inputs for each in _find(name, set(SUFFIXES), recursive=recursive)]
+    if any(each.path == STREAM for each in found) and len(found) > 1:
+        raise UsageError("- (stdin) is one picture: it cannot be named beside others")
+    if suffix is not None:
+        jobs = _beside(found, suffix, format)
+    elif names[-1] == str(STREAM) or not _is_folder(names[-1], inputs):
+        jobs = [_into_file(found, names[-1], format)]
+    else:
+        jobs = _into_folder(found, Path(names[-1]), format)
+    _check(jobs)
+    return jobs
+
+
+def refuse_same_file(source: Path, target: Path) -> None:
+    """Raises UsageError if both names are one file: what is read must not be what is written."""
+    try:
+        same = source.samefile(target)
+    except OSError:  # one of them is not there
+        same = False
+    if same:
+        raise UsageError(f"{target}: is the input itself: choose another name for the output")
+
+
+def _find(name: str, suffixes: set[str], *, recursive: bool) -> list[Found]:
+    """The files that a name stands for. A file that is not there is one too: reading it will say so."""
+    path = Path(name)
+    if path.is_dir():
+        found = [
+            Found(path / each, each, listed=True)
+            for each in _files_in(path, recursive=recursive)
+            if each.suffix.lower() in suffixes
+        ]
+        if not found:
+            advice = "" if recursive else " (--recursive looks into its folders too)"
+            raise UsageError(f"{path}: has no pictures in it{advice}")
+        return found
+    if glob.has_magic(name) and not path.exists():
+        root = Path(*_before_pattern(path))
+        files = sorted(match for match in root.glob(str(path.relative_to(root))) if match.is_file())
+        if not files:
+            raise UsageError(f"{name}: matches no file")
+        return [Found(each, each.relative_to(root), listed=True) for each in files]
+    return [Found(path, Path(path.name), listed=False)]
+
+
+def _files_in(folder: Path, *, recursive: bool) -> Iterator[Path]:
+    """Visible files, by their way from the folder. Links to folders are not followed: they may go round."""
+
+    def fail(error: OSError) -> None:
+        raise UsageError(f"{error.filename}: cannot be read: {error.strerror}")
+
+    for place, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = sorted(each for each in folders if recursive and not each.startswith("."))
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield (Path(place) / name).relative_to(folder)
+
+
+def _before_pattern(path: Path) -> list[str]:
+    """The parts of a pattern that are plain names."""
+    parts = []
+    for part in path.parts[:-1]:
+        if glob.has_magic(part):
+            break
+        parts.append(part)
+    return parts
+
+
+def _is_folder(name: str, inputs: Sequence[str]) -> bool:
+    """Whether an output is meant as a folder: it is one, looks like one, or several pictures go there."""
+    first = Path(inputs[0])
+    several = len(inputs) > 1 or first.is_dir() or (glob.has_magic(inputs[0]) and not first.exists())
+    return several or name.endswith(("/", os.sep)) or Path(name).is_dir()
+
+
+def _into_file(found: list[Found], name: str, format: str | None) -> Job:
+    from denoise_cli.images import output_format
+
+    if len(found) > 1:
+        raise UsageError(f"{len(found)} pictures do not go into one output: name a folder")
+    target = Path(name)
+    if target != STREAM:
+        if format:
+            raise UsageError(f"--format: the name {target} tells its format already")
+        output_format(target)  # an ending without a format fails here, before any work
+    return Job(found[0].path, target)
+
+
+def _into_folder(found: list[Found], folder: Path, format: str | None) -> list[Job]:
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder}: must be a folder, because several pictures go there")
+    if found[0].path == STREAM:
+        raise UsageError("a picture from stdin has no name: name the output file")
+    inside = folder.resolve()
+    return [
+        Job(each.path, _renamed(folder / each.relative, format), mirrored=True)
+        for each in found
+        if not (each.listed and inside in each.path.resolve().parents)  # the results of an earlier run
+    ]
+
+
+def _beside(found: list[Found], suffix: str, format: str | None) -> list[Job]:
+    if found[0].path == STREAM:
+        raise UsageError("a picture from stdin has no name for --suffix: name the output file")
+    if os.sep in suffix or "/" in suffix:
+        raise UsageError(f"--suffix {suffix}: must be a part of a file name")
+    return [
+        Job(each.path, _renamed(each.path.with_name(each.path.stem + suffix + each.path.suffix), format))
+        for each in found
+        if not (each.listed and suffix and each.path.stem.endswith(suffix))  # the results of an earlier run
+    ]
+
+
+def _renamed(path: Path, format: str | None) -> Path:
+    """The path with the ending of a format, if one is asked for."""
+    from denoise_cli.images import output_format
+
+    if format is None:
+        return path
+    wanted = output_format("", format)
+    return path if path.suffix.lower() in wanted.suffixes else path.with_suffix(wanted.suffixes[0])
+
+
+def _check(jobs: list[Job]) -> None:
+    sources: dict[Path, Path] = {}
+    for job in jobs:
+        refuse_same_file(job.source, job.target)
+        if job.target != STREAM and (other := sources.setdefault(job.target, job.source)) != job.source:
+            raise UsageError(f"{other} and {job.source} would both become {job.target}")
+    inputs = {job.source.resolve() for job in jobs}
+    for job in jobs:
+        if job.target != STREAM and job.target.resolve() in inputs:
+            raise UsageError(f"{job.target}: is an input too: choose another place for the outputs")

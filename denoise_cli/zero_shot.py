@@ -1,0 +1,125 @@
+"""Denoising without a model: a small network learns from the one noisy picture.
+
+Zero-Shot Noise2Noise (Mansour and Heckel, "Zero-Shot Noise2Noise: Efficient Image Denoising without any
+Data", CVPR 2023). Two half-size views of a picture y, the means of the two diagonals of every 2 x 2 square,
+
+    D1 y = (y[0, 1] + y[1, 0]) / 2,    D2 y = (y[0, 0] + y[1, 1]) / 2,
+
+show nearly the same scene with independent noise. A network f that predicts one view from the other cannot
+predict its noise, so it learns the scene (Noise2Noise, Lehtinen et al. 2018). To be applied to y itself, it
+should also commute with taking views. With p_i = f(D_i y), q = f(y) and means over all n values of a view
+
+    L = |p_1 - D2 y|^2 / n + |p_2 - D1 y|^2 / n + |p_1 - D1 q|^2 / n + |p_2 - D2 q|^2 / n,
+
+    dL/dp_i = 2 (p_i - D_j y) / n + 2 (p_i - D_i q) / n,    j the other view,
+    dL/dq = -2 / n sum over i of D_i^T (p_i - D_i q),
+
+where D_i^T gives half of each value to the two pixels it was the mean of.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from denoise_cli.denoiser import Denoiser
+from denoise_cli.errors import DenoiseError
+from denoise_cli.nn import Adam, Module, build
+from denoise_cli.windows import Source
+
+STEPS = 2400
+CROP = 96
+"""Side of the squares of the picture that are learned from."""
+LEARNING_RATE = 3e-3
+_WIDTH = 52
+
+
+def learn(
+    source: Source,
+    *,
+    seed: int = 0,
+    steps: int = STEPS,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
+) -> Denoiser:
+    """A denoiser for this picture.
+
+    The time it takes does not depend on the picture's size: every step learns from one square of it, turned
+    and mirrored at random. The same seed gives the same denoiser. `progress` is called with steps done and
+    steps in all.
+
+    Raises DenoiseError for a picture under 4 pixels high or wide, which has no views to speak of.
+    """
+    if min(source.height, source.width) < 4:
+        raise DenoiseError(f"{source.width} x {source.height} pixels are too few to learn from")
+    rng = np.random.default_rng(seed)
+    net = _network(source.channels, seed).to(device=device)
+    optimizer = Adam(net.param(), lr=LEARNING_RATE)
+    for step in range(steps):
+        optimizer.lr = LEARNING_RATE * _decay(step / steps)
+        optimizer.zero_grad()
+        add_gradients(net, _square(source, rng).to(device))
+        optimizer.step()
+        if progress:
+            progress(step + 1, steps)
+    return Denoiser(net.train(False), channels=source.channels, noise_level=False)
+
+
+def views(y: Tensor) -> tuple[Tensor, Tensor]:
+    """D1 y and D2 y, (N, C, H / 2, W / 2), of pictures (N, C, H, W) with even sides."""
+    return (y[..., ::2, 1::2] + y[..., 1::2, ::2]) / 2, (y[..., ::2, ::2] + y[..., 1::2, 1::2]) / 2
+
+
+def views_adjoint(d1: Tensor, d2: Tensor) -> Tensor:
+    """D1^T d1 + D2^T d2."""
+    N, C, H, W = d1.shape
+    dy = d1.new_empty((N, C, 2 * H, 2 * W))
+    dy[..., ::2, 1::2] = dy[..., 1::2, ::2] = d1 / 2
+    dy[..., ::2, ::2] = dy[..., 1::2, 1::2] = d2 / 2
+    return dy
+
+
+def add_gradients(net: Module, y: Tensor) -> float:
+    """Adds the gradients of the loss L above for a picture y (1, C, H, W) to those of the network; L itself.
+
+    dL/dp_i needs q and dL/dq needs the p_i, but a network remembers one forward at a time: the smaller one,
+    that of both views, is done twice.
+    """
+    d1, d2 = views(y)
+    pair, target = torch.cat((d1, d2)), torch.cat((d2, d1))
+    n = d1.numel()
+    p = net.train(False).forward(pair)
+    q = net.train().forward(y)
+    inconsistency = p - torch.cat(views(q))
+    net.backward(views_adjoint(*(inconsistency * (-2 / n)).chunk(2)))
+    residual = net.forward(pair) - target
+    net.backward((residual + inconsistency) * (2 / n))
+    return float((residual.square().sum() + inconsistency.square().sum()) / n)
+
+
+def _network(channels: int, seed: int) -> Module:
+    """About 22,000 weights that predict what is to be added to a picture."""
+
+    def conv(i: int, o: int, size: int) -> dict[str, object]:
+        return {"conv2d": {"in_channels": i, "out_channels": o, "kernel_size": size, "padding": size // 2}}
+
+    bend = {"leaky_relu": {"negative_slope": 0.2}}
+    body = [conv(channels, _WIDTH, 3), bend, conv(_WIDTH, _WIDTH, 3), bend, conv(_WIDTH, channels, 1)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build([{"residual": {"body": body}}])
+
+
+def _decay(progress: float) -> float:
+    """1, halved after half of the steps and once more after three quarters."""
+    return 1.0 if progress < 0.5 else 0.5 if progress < 0.75 else 0.25
+
+
+def _square(source: Source, rng: np.random.Generator) -> Tensor:
+    """A random square of the picture, or as much as there is, in one of its eight positions: (1, C, h, w)."""
+    h, w = (min(CROP, size) // 2 * 2 for size in (source.height, source.width))
+    y, x = int(rng.integers(source.height - h + 1)), int(rng.integers(source.width - w + 1))
+    square = torch.from_numpy(source.window(y, y + h, x, x + w)).permute(2, 0, 1)[None]
+    square = torch.rot90(square, int(rng.integers(4)), (2, 3))
+    return square.flip(3) if rng.integers(2) else square

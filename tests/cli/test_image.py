@@ -1,0 +1,424 @@
+"""`denoise image` on files, folders and streams, with a model that blurs."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+import typer
+from PIL import Image
+from skimage.data import astronaut
+from typer.testing import CliRunner
+
+from denoise_cli.checkpoint import save_model
+from denoise_cli.cli.app import Commands, denoise
+from denoise_cli.cli.image import image
+from denoise_cli.config import Experiment
+from denoise_cli.zero_shot import learn
+
+ROOT = Path(__file__).parent.parent.parent
+
+app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False)
+app.callback()(denoise)
+app.command()(image)
+
+PHOTO = astronaut()[60:100, 150:198]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """A folder with a model that blurs."""
+    monkeypatch.chdir(tmp_path)
+    conv = {"in_channels": 3, "out_channels": 3, "kernel_size": 3, "padding": 1, "bias": False}
+    experiment = Experiment.load({"model": [{"conv2d": conv}]})
+    net = experiment.build_model()
+    net.param()[0][0].copy_(torch.eye(3)[:, :, None, None].expand(3, 3, 3, 3) / 9)
+    save_model(tmp_path / "blur.safetensors", net, experiment, {})
+    return tmp_path
+
+
+def save(path, pixels=PHOTO):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def load(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def run(*arguments, code=0, **more):
+    command = ["image", *(str(argument) for argument in arguments), "--model", "blur.safetensors"]
+    result = CliRunner().invoke(app, command, **more)
+    assert result.exit_code == code, result.output
+    return result
+
+
+def blurred(pixels=PHOTO):
+    """What the model makes of the inside of a picture."""
+    x = pixels.astype(float)
+    h, w = x.shape[:2]
+    return np.rint(sum(x[i : h - 2 + i, j : w - 2 + j] for i in range(3) for j in range(3)) / 9)
+
+
+def assert_blurred(path, pixels=PHOTO):
+    assert np.abs(load(path)[1:-1, 1:-1] - blurred(pixels)).max() <= 1
+
+
+def left_over():
+    """Temporary files that nobody removed."""
+    return [path for path in Path().rglob("*") if path.name.startswith(".")]
+
+
+# One picture
+
+
+def test_in_out(here):
+    save("in.png")
+    result = run("in.png", "out.png")
+    assert_blurred("out.png")
+    assert result.stdout == ""
+    assert "in.png: noise" in result.stderr
+    assert "red" in result.stderr
+
+
+def test_the_output_format_goes_by_its_name(here):
+    save("in.png")
+    run("in.png", "out.TIFF")
+    assert np.abs(tifffile.imread("out.TIFF")[1:-1, 1:-1] - blurred()).max() <= 1
+
+
+def test_into_a_folder_that_is_there(here):
+    save("in.png")
+    Path("out").mkdir()
+    run("in.png", "out")
+    assert_blurred("out/in.png")
+
+
+def test_strength_0_gives_back_the_file(here):
+    save("in.jpg")
+    run("in.jpg", "out.jpg", "--strength", 0)
+    assert Path("out.jpg").read_bytes() == Path("in.jpg").read_bytes()
+
+
+def test_sigma_is_told_as_given(here):
+    save("in.png")
+    assert "in.png: noise 12.0, as given" in run("in.png", "out.png", "--sigma", 12).stderr
+
+
+def test_quiet_says_nothing(here):
+    save("in.png")
+    assert run("in.png", "out.png", "--quiet").output == ""
+
+
+def test_what_the_format_cannot_hold_is_told(here):
+    exif = Image.Exif()
+    exif[270] = "a description"
+    Image.fromarray(PHOTO).save("in.png", exif=exif)
+    result = run("in.png", "out.bmp")
+    assert "out.bmp: BMP cannot hold EXIF" in result.stderr
+
+
+def test_16_bits_stay_16_bits(here):
+    samples = (PHOTO.astype(np.uint16) << 8) + 77
+    tifffile.imwrite("in.tif", samples)
+    run("in.tif", "out.tif", "--strength", 0.5)
+    after = tifffile.imread("out.tif")
+    assert after.dtype == np.uint16
+    assert len(np.unique(after & 255)) > 20
+
+
+def test_every_page_of_a_tiff(here):
+    pages = np.stack([PHOTO, PHOTO[::-1], PHOTO[:, ::-1]])
+    tifffile.imwrite("in.tif", pages, photometric="rgb")
+    result = run("in.tif", "out.tif")
+    after = tifffile.imread("out.tif")
+    assert after.shape == pages.shape
+    for page, before in zip(after, pages, strict=True):
+        assert np.abs(page[1:-1, 1:-1] - blurred(before)).max() <= 1
+    assert "in.tif, page 3: noise" in result.stderr
+
+
+def test_tiles_do_not_show(here):
+    save("in.png")
+    run("in.png", "whole.png", "--tile", "off")
+    run("in.png", "tiled.png", "--tile", 16)
+    assert np.array_equal(load("whole.png"), load("tiled.png"))
+
+
+def test_sigma_map(here):
+    save("in.png")
+    mask = np.zeros(PHOTO.shape[:2], np.uint8)
+    mask[:20] = 255
+    save("mask.png", mask)
+    run("in.png", "out.png", "--sigma-map", "mask.png")
+    assert np.array_equal(load("out.png")[20:], PHOTO[20:])
+    assert np.abs(load("out.png")[1:19, 1:-1] - blurred()[:18]).max() <= 1
+
+
+def test_luma_chroma_and_ensemble(here):
+    pale = PHOTO // 2 + 64
+    save("in.png", pale)
+    run("in.png", "out.png", "--luma", 0, "--chroma", 1, "--ensemble", "--threads", 1)
+    after = load("out.png").astype(float)
+    assert np.abs(after.mean(2) - pale.mean(2)).max() <= 1
+    assert np.abs(after - pale).max() > 5
+
+
+def test_bf16(here):
+    save("in.png")
+    run("in.png", "out.png", "--precision", "bf16", "--device", "cpu")
+    assert np.abs(load("out.png")[1:-1, 1:-1] - blurred()).max() <= 4
+
+
+def test_self_needs_no_model(here, monkeypatch):
+    monkeypatch.setattr("denoise_cli.zero_shot.learn", partial(learn, steps=3))
+    save("in.png")
+    result = CliRunner().invoke(app, ["image", "in.png", "out.png", "--self"])
+    assert result.exit_code == 0, result.output
+    assert load("out.png").shape == PHOTO.shape
+
+
+def test_compare_draws_a_sheet(here):
+    save("in.png")
+    save("clean.png", np.minimum(PHOTO, 250))
+    run("in.png", "out.png", "--compare", "sheet.png", "--reference", "clean.png")
+    assert load("sheet.png").shape[1] > 3 * PHOTO.shape[1]
+    run("in.png", "out2.png", "--compare", "sheet.png", code=2)
+    run("in.png", "out2.png", "--compare", "sheet.png", "--force")
+
+
+# Streams
+
+
+def test_stdin_to_stdout(here):
+    buffer = io.BytesIO()
+    Image.fromarray(PHOTO).save(buffer, "PNG")
+    result = run("-", "-", input=buffer.getvalue())
+    after = np.asarray(Image.open(io.BytesIO(result.stdout_bytes)))
+    assert np.abs(after[1:-1, 1:-1] - blurred()).max() <= 1
+    assert "noise" in result.stderr
+
+
+def test_stdout_in_another_format(here):
+    save("in.png")
+    result = run("in.png", "-", "--format", "webp")
+    assert result.stdout_bytes[8:12] == b"WEBP"
+
+
+def test_bad_stdin(here):
+    assert "stdin" in run("-", "out.png", input=b"no picture", code=1).stderr
+    assert not Path("out.png").exists()
+
+
+# Many pictures
+
+
+def test_several_files_into_a_folder(here):
+    save("a.png")
+    save("b/c.jpg")
+    result = run("a.png", "b/c.jpg", "out")
+    assert_blurred("out/a.png")
+    assert Path("out/c.jpg").is_file()
+    assert "2 done" in result.stderr
+
+
+def test_a_folder_and_its_folders(here):
+    for name in ("photos/a.png", "photos/deep/er/b.png", "photos/notes.txt/c.png"):
+        save(name)
+    Path("photos/readme.txt").write_text("not a picture")
+    run("photos", "flat")
+    assert [path.name for path in Path("flat").iterdir()] == ["a.png"]
+    run("photos", "out", "--recursive", "--jobs", 3)
+    assert_blurred("out/a.png")
+    assert_blurred("out/deep/er/b.png")
+    assert len([path for path in Path("out").rglob("*") if path.is_file()]) == 3
+
+
+def test_results_inside_the_folder_are_not_taken_for_inputs(here):
+    save("photos/a.png")
+    run("photos", "photos/clean", "--recursive")
+    run("photos", "photos/clean", "--recursive", "--force")
+    assert [str(path) for path in sorted(Path("photos").rglob("*.png"))] == [
+        "photos/a.png",
+        "photos/clean/a.png",
+    ]
+
+
+def test_patterns_in_quotes(here):
+    for name in ("shots/1/a.png", "shots/2/a.png", "shots/2/b.jpg"):
+        save(name)
+    run("shots/*/*.png", "out")
+    assert sorted(str(path) for path in Path("out").rglob("*.*")) == ["out/1/a.png", "out/2/a.png"]
+    run("shots/**/*.jpg", "deep")
+    assert Path("deep/2/b.jpg").is_file()
+
+
+def test_a_name_with_brackets_is_a_name(here):
+    save("[1] a.png")
+    run("[1] a.png", "out.png")
+    assert_blurred("out.png")
+
+
+def test_suffix_writes_beside_the_input(here):
+    save("photos/a.png")
+    save("photos/b.jpg")
+    for _ in range(2):
+        run("photos", "--suffix", "_clean", "--skip-existing")
+    assert sorted(path.name for path in Path("photos").iterdir()) == [
+        "a.png",
+        "a_clean.png",
+        "b.jpg",
+        "b_clean.jpg",
+    ]
+
+
+def test_format_for_a_folder(here):
+    save("photos/a.png")
+    save("photos/b.TIF")
+    run("photos", "out", "--format", "tiff")
+    assert sorted(path.name for path in Path("out").iterdir()) == ["a.tif", "b.TIF"]
+
+
+def test_skip_existing(here):
+    for name in "abc":
+        save(f"photos/{name}.png")
+    run("photos/b.png", "out/b.png", code=1)
+    Path("out").mkdir()
+    Path("out/b.png").write_bytes(b"mine")
+    result = run("photos", "out", "--skip-existing")
+    assert "2 done, 1 skipped" in result.stderr
+    assert Path("out/b.png").read_bytes() == b"mine"
+    assert_blurred("out/c.png")
+
+
+def test_one_bad_file_stops_no_other(here):
+    for name in "abcd":
+        save(f"photos/{name}.png")
+    Path("photos/b.png").write_bytes(Path("photos/b.png").read_bytes()[:200])
+    Path("photos/c.png").write_text("a text")
+    result = run("photos", "out", "--jobs", 2, code=1)
+    assert sorted(path.name for path in Path("out").iterdir()) == ["a.png", "d.png"]
+    assert "2 done, 2 failed" in result.stderr
+    assert "photos/b.png: " in result.stderr
+    assert "photos/c.png: " in result.stderr
+    assert left_over() == []
+
+
+def test_json(here):
+    save("photos/a.png")
+    Path("photos/b.png").write_text("a text")
+    result = run("photos", "out", "--json", code=1)
+    done, failed = json.loads(result.stdout)
+    assert (done["input"], done["output"], done["status"]) == ("photos/a.png", "out/a.png", "done")
+    assert len(done["pages"][0]["channels"]) == 3
+    assert done["pages"][0]["sigma"] >= 0
+    assert failed["status"] == "failed"
+    assert "photos/b.png" in failed["error"]
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["in.png"], "name the output too"),
+        (["in.png", "out.xyz"], "unknown format"),
+        (["in.png", "out"], "unknown format"),
+        (["in.png", "in.png"], "is the input itself"),
+        (["in.png", "in.png", "--force"], "is the input itself"),
+        (["in.png", "link.png", "--force"], "is the input itself"),
+        (["in.png", "--suffix", ""], "is the input itself"),
+        (["in.png", "--suffix", "a/b"], "part of a file name"),
+        (["in.png", "other.png", "third.png"], "must be a folder"),
+        (["in.png", "other.png", "-"], "one output"),
+        (["in.png", "-", "out"], "stdin"),
+        (["-", "out/"], "no name"),
+        (["-", "--suffix", "_x"], "no name"),
+        (["in.png", "sub/in.png", "out/"], "would both become"),
+        (["*.gif", "out"], "matches no file"),
+        (["empty", "out"], "no pictures"),
+        (["in.png", "out.png", "--format", "webp"], "tells its format"),
+        (["in.png", "-", "--json"], "--json"),
+        (["in.png", "out.png", "--tile", "big"], "--tile big"),
+        (["in.png", "out.png", "--tile", "0"], "tile"),
+        (["in.png", "out.png", "--strength", "3"], "strength"),
+        (["in.png", "out.png", "--device", "tpu"], "device"),
+        (["in.png", "out.png", "--precision", "int8"], "precision"),
+        (["in.png", "out.png", "--self"], "--self and --model"),
+        (["in.png", "out.png", "--sigma-map", "other.png"], "sigma map"),
+        (["in.png", "out.png", "--reference", "other.png"], "--compare"),
+        (["in.png", "out.png", "--compare", "sheet.jpg"], ".png"),
+        (["in.png", "out.png", "--force", "--skip-existing"], "exclude each other"),
+        (["in.png", "other.png", "out/", "--compare", "sheet.png"], "one picture"),
+    ],
+)
+def test_what_makes_no_sense_is_wrong_usage(here, arguments, message):
+    save("in.png")
+    save("other.png", PHOTO[:20])
+    save("third.png")
+    save("sub/in.png")
+    Path("empty").mkdir()
+    Path("link.png").symlink_to("in.png")
+    before = {path: path.read_bytes() for path in Path().rglob("*.png")}
+    result = run(*arguments, code=2)
+    assert message in result.stderr
+    assert result.stderr.count("error:") == 1
+    assert {path: path.read_bytes() for path in Path().rglob("*.png")} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["missing.png", "out.png"], "missing.png"),
+        (["text.png", "out.png"], "text.png"),
+        (["in.png", "there.png"], "there.png: exists already"),
+        (["in.png", "nowhere/out.png"], "nowhere"),
+    ],
+)
+def test_what_fails_is_told_in_one_line(here, arguments, message):
+    save("in.png")
+    Path("text.png").write_text("a text")
+    Path("there.png").write_text("mine")
+    result = run(*arguments, code=1)
+    assert message in result.stderr
+    assert Path("there.png").read_text() == "mine"
+    assert not Path("out.png").exists()
+    assert left_over() == []
+
+
+def test_a_killed_batch_goes_on_where_it_was(here):
+    for index in range(30):
+        save(f"photos/{index:02}.png", np.tile(PHOTO, (4, 4, 1)))
+    places = [str(ROOT), str(Path(__file__).parent)]
+    starter = (
+        f"import sys; sys.path[:0] = {places}; from test_image import app;"
+        "app('image photos out --model blur.safetensors --skip-existing'.split())"
+    )
+    process = subprocess.Popen([sys.executable, "-c", starter], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while len(list(Path("out").glob("*.png"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    first = {path.name: path.stat().st_mtime_ns for path in Path("out").glob("*.png")}
+    assert 3 <= len(first) < 30
+    for path in Path("out").glob("*.png"):
+        assert load(path).shape == (160, 192, 3)  # whole
+    result = run("photos", "out", "--skip-existing")
+    assert f"{30 - len(first)} done, {len(first)} skipped" in result.stderr
+    after = {path.name: path.stat().st_mtime_ns for path in Path("out").glob("*.png")}
+    assert len(after) == 30
+    assert {name: after[name] for name in first} == first

@@ -1,0 +1,93 @@
+"""`from denoise_cli import denoise`: every kind of picture comes back as the kind it is."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from denoise_cli import denoise
+from denoise_cli.denoiser import Denoiser
+from denoise_cli.errors import UsageError
+from denoise_cli.nn.module import Module
+
+
+class Halving(Module):
+    def forward(self, x):
+        return x[:, :3] / 2
+
+
+HALF = Denoiser(Halving(), channels=3, noise_level=False)
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 1), (6, 5, 3), (3, 6, 5), (1, 6, 5), (3, 6, 3)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32, np.float64])
+def test_arrays(shape, dtype):
+    x = RNG.random(shape)
+    x = x.astype(dtype) if np.issubdtype(dtype, np.floating) else (x * np.iinfo(dtype).max).astype(dtype)
+    before = x.copy()
+    y = denoise(x, model=HALF)
+    assert y.shape == x.shape
+    assert y.dtype == x.dtype
+    assert np.array_equal(x, before)
+    if np.issubdtype(dtype, np.floating):
+        np.testing.assert_allclose(y, x / 2, rtol=1e-6)
+    else:
+        assert np.abs(y - x / 2.0).max() <= 0.5 + 1e-3
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (1, 6, 5), (3, 6, 5), (2, 3, 6, 5), (4, 1, 6, 5)])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_tensors(shape, dtype):
+    x = (torch.rand(shape) * (255 if dtype == torch.uint8 else 1)).to(dtype)
+    y = denoise(x, model=HALF)
+    assert y.shape == x.shape
+    assert y.dtype == dtype
+    torch.testing.assert_close(
+        y.double(), x.double() / 2, rtol=0.01, atol=0.51 if dtype == torch.uint8 else 1e-3
+    )
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+def test_pil_images(mode):
+    samples = RNG.integers(0, 256, (6, 5, len(mode)), np.uint8)
+    image = Image.merge(mode, [Image.fromarray(samples[..., c]) for c in range(len(mode))])
+    result = denoise(image, model=HALF)
+    assert (result.mode, result.size) == (mode, image.size)
+    after = np.asarray(result).reshape(samples.shape)
+    colours = len(mode) - mode.endswith("A")
+    assert np.abs(after[..., :colours] - samples[..., :colours] / 2.0).max() <= 0.5
+    assert np.array_equal(after[..., colours:], samples[..., colours:])
+
+
+def test_settings_are_those_of_the_command():
+    x = RNG.random((6, 5, 3))
+    np.testing.assert_allclose(denoise(x, strength=0.5, model=HALF), 0.75 * x, rtol=1e-6)
+    assert np.array_equal(denoise(x, strength=0, model=HALF), x)
+    np.testing.assert_allclose(denoise(x, luma=1, chroma=1, ensemble=True, model=HALF), x / 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ("a.png", "not str"),
+        (np.zeros((2, 3, 4, 3)), "2, 3, 4, 3"),
+        (np.zeros((5, 5, 4)), "5, 5, 4"),
+        (np.zeros((0, 5, 3)), "0, 5, 3"),
+        (np.zeros((5, 5), np.int32), "int32"),
+        (np.zeros((5, 5), bool), "bool"),
+        (torch.zeros(5, 6, 7), "5, 6, 7"),
+        (Image.new("CMYK", (4, 4)), "CMYK"),
+    ],
+)
+def test_what_is_no_picture_is_refused_in_words(image, message):
+    with pytest.raises(UsageError, match=message):
+        denoise(image, model=HALF)
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = "import sys, denoise_cli; print(*(m for m in ('torch', 'numpy', 'PIL') if m in sys.modules))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == ""
