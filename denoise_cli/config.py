@@ -24,6 +24,7 @@ from denoise_cli.nn.build import build, choose, construct, summary
 from denoise_cli.nn.losses import LOSSES, Loss
 from denoise_cli.nn.module import Module, Reach, Shape, ShapeError
 from denoise_cli.nn.optim import OPTIMIZERS, Optimizer
+from denoise_cli.nn.precision import Precision
 from denoise_cli.nn.schedules import SCHEDULES, Schedule
 
 T = TypeVar("T")
@@ -170,7 +171,8 @@ class Training(Section):
     """Save averaged weights, an exponential average of this decay, like 0.999; null: the last ones."""
     clip: Annotated[float, Field(gt=0)] | None = None
     """The largest norm of the whole gradient; null: any."""
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Precision = "float32"
+    """What the factors of matrix products are rounded to; weights and sums stay float32."""
 
     @model_validator(mode="before")
     @classmethod

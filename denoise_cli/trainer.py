@@ -19,8 +19,8 @@ from denoise_cli.denoiser import Denoiser
 from denoise_cli.errors import UsageError
 from denoise_cli.evaluation import Denoised, evaluate, validation_pairs
 from denoise_cli.metrics import decibels, mse, psnr
-from denoise_cli.mixed_precision import InBfloat16, copy_buffers
 from denoise_cli.nn.module import Module
+from denoise_cli.nn.precision import products_in
 from denoise_cli.runs import Row
 
 ROWS = 200
@@ -60,7 +60,7 @@ class Trainer:
     """The parts of a training, and what it has come to.
 
     `net` has the float32 weights that the optimizer moves; `model` the ones that are validated and saved: the
-    same, or their moving average. `worker` computes: `net` itself, or its image in bfloat16.
+    same, or their moving average.
     """
 
     def __init__(
@@ -78,12 +78,7 @@ class Trainer:
         if self.decay:
             self.model = experiment.build_model().to(device=device)
             self.model.load_state(self.net.state())
-        self.worker = (
-            InBfloat16(self.net, experiment.build_model())
-            if experiment.train.precision == "bf16"
-            else self.net
-        )
-        self.worker.skip_input_gradient()
+        self.net.skip_input_gradient()
         self.tensors = list(self.net.state().values())
         self.good = [tensor.clone() for tensor in self.tensors]  # as of the last finite loss
 
@@ -112,15 +107,17 @@ class Trainer:
         x, sigma, target = (
             t.to(self.device, non_blocking=True) for t in (batch.x, batch.sigma, batch.target)
         )
-        with seeded(self.experiment.seed, self.step, self.device):
-            y = self.worker.forward(self.denoiser.inputs(x, sigma))
+        precision = self.experiment.train.precision
+        with seeded(self.experiment.seed, self.step, self.device), products_in(precision):
+            y = self.net.forward(self.denoiser.inputs(x, sigma))
         loss = float(self.loss.forward(y, target))
         if not math.isfinite(loss):
             copy_all(self.good, self.tensors)
             raise NotFiniteError(f"step {self.step + 1}: the loss is {loss}")
         copy_all(self.tensors, self.good)
         self.optimizer.zero_grad()
-        self.worker.backward(self.loss.backward())
+        with products_in(precision):
+            self.net.backward(self.loss.backward())
         if clip := self.experiment.train.clip:
             clip_gradients([grad for _, grad in self.net.param()], clip)
         self.step += 1
@@ -291,4 +288,5 @@ def move_average(average: Module, net: Module, decay: float) -> None:
     """a <- decay a + (1 - decay) w for the parameters; running statistics, averages already, are copied."""
     for (mean, _), (value, _) in zip(average.param(), net.param(), strict=True):
         mean.lerp_(value, 1 - decay)
-    copy_buffers(net, average)
+    for target, source in zip(average.modules(), net.modules(), strict=True):
+        copy_all(list(source.buffers.values()), list(target.buffers.values()))

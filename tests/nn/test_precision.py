@@ -1,0 +1,72 @@
+"""bfloat16 products: what they change, and that nothing else changes."""
+
+import numpy as np
+import pytest
+import torch
+from oracle import make, picture
+from torch import Tensor
+
+from denoise_cli.nn import build
+from denoise_cli.nn.precision import products_in
+
+NET = [
+    {"conv2d": {"in_channels": 3, "out_channels": 32, "kernel_size": 3, "padding": 1}},
+    "elu",
+    {"conv2d": {"in_channels": 32, "out_channels": 32, "kernel_size": 3, "padding": 1}},
+    "elu",
+    {"conv2d": {"in_channels": 32, "out_channels": 32, "kernel_size": 2, "stride": 2}},
+    {"transpose_conv2d": {"in_channels": 32, "out_channels": 3, "kernel_size": 2, "stride": 2}},
+]
+
+
+@pytest.fixture
+def rounded_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a processor with bfloat16 does to products, on any processor: factors rounded, sums in float32."""
+
+    def rounding(product):
+        def rounded(*tensors: Tensor, **rest):
+            *sums, a, b = tensors
+            if torch.get_float32_matmul_precision() == "medium":
+                a, b = a.bfloat16().float(), b.bfloat16().float()
+            return product(*sums, a, b, **rest)
+
+        return rounded
+
+    for name in ("mm", "bmm", "addmm"):
+        monkeypatch.setattr(torch, name, rounding(getattr(torch, name)))
+    for name in ("addmm_", "baddbmm_"):
+        monkeypatch.setattr(Tensor, name, rounding(getattr(Tensor, name)))
+
+
+def test_the_setting_is_put_back() -> None:
+    before = torch.get_float32_matmul_precision()
+    with products_in("bf16"):
+        assert torch.get_float32_matmul_precision() == "medium"
+    assert torch.get_float32_matmul_precision() == before
+
+
+@pytest.mark.usefixtures("rounded_products")
+def test_a_network_changes_by_the_rounding_of_its_factors() -> None:
+    """Off by more than nothing, and by less than 3 %, in values and in gradients; float32 throughout."""
+    net, x = make(NET, torch.float32), picture((2, 3, 16, 16), dtype=torch.float32)
+    results = []
+    for precision in ("float32", "bf16"):
+        for _, grad in net.param():
+            grad.zero_()
+        with products_in(precision):
+            y = net.forward(x)
+            dx = net.backward(torch.ones_like(y))
+        results.append([y, dx, *(grad.clone() for _, grad in net.param())])
+    for exact, rounded in zip(*results, strict=True):
+        assert rounded.dtype == torch.float32
+        error = (exact - rounded).norm() / exact.norm()
+        assert error < 0.03
+    assert not torch.equal(results[0][0], results[1][0])
+
+
+def test_float64_is_left_alone() -> None:
+    net = build(NET).to(dtype=torch.float64)
+    x = torch.from_numpy(np.random.default_rng(0).random((1, 3, 8, 8)))
+    exact = net.forward(x)
+    with products_in("bf16"):
+        assert torch.equal(net.forward(x), exact)
