@@ -49,13 +49,14 @@ def test_the_setting_is_put_back() -> None:
 def test_a_network_changes_by_the_rounding_of_its_factors() -> None:
     """Off by more than nothing, and by less than 3 %, in values and in gradients; float32 throughout."""
     net, x = make(NET, torch.float32), picture((2, 3, 16, 16), dtype=torch.float32)
+    dy = torch.randn(x.shape)
     results = []
     for precision in ("float32", "bf16"):
         for _, grad in net.param():
             grad.zero_()
         with products_in(precision):
             y = net.forward(x)
-            dx = net.backward(torch.ones_like(y))
+            dx = net.backward(dy)
         results.append([y, dx, *(grad.clone() for _, grad in net.param())])
     for exact, rounded in zip(*results, strict=True):
         assert rounded.dtype == torch.float32
