@@ -56,42 +56,53 @@ def _starts(*signatures: bytes) -> Callable[[bytes], bool]:
 
 _ALL_COLORS: frozenset[Color] = frozenset({"gray", "rgb", "cmyk"})
 _MOST = dict.fromkeys(("icc", "exif", "xmp", "dpi"), _UNLIMITED)
-FORMATS: dict[str, Format] = {
-    entry.name: entry
-    for entry in (
-        Format("png", "PNG", (".png",), _starts(png.SIGNATURE), png.read, png.write, bits=16, carries=_MOST),
-        Format(
-            *(
-                "jpeg",
-                "JPEG",
-                (".jpg", ".jpeg", ".jpe", ".jfif"),
-                _starts(jpeg.SIGNATURE),
-                jpeg.read,
-                jpeg.write,
-            ),
-            colors=_ALL_COLORS,
-            alpha=False,
-            carries={**jpeg.LARGEST, "dpi": _UNLIMITED},
-            max_side=jpeg.MAX_SIDE,
-        ),
-        Format(
-            *("webp", "WebP", (".webp",), webp.is_webp, webp.read, webp.write),
-            carries=_MOST,
-            max_side=webp.MAX_SIDE,
-        ),
-        Format(
-            *("tiff", "TIFF", (".tif", ".tiff"), _starts(*tiff.SIGNATURES), tiff.read, tiff_writing.write),
-            colors=_ALL_COLORS,
-            bits=16,
-            carries={**_MOST, "iptc": _UNLIMITED},
-            pages=True,
-        ),
-        Format(
-            *("bmp", "BMP", (".bmp", ".dib"), _starts(bmp.SIGNATURE), bmp.read, bmp.write),
-            carries=dict.fromkeys(("icc", "dpi"), _UNLIMITED),
-        ),
-    )
-}
+_EVERY_FORMAT = (
+    Format("png", "PNG", (".png",), _starts(png.SIGNATURE), png.read, png.write, bits=16, carries=_MOST),
+    Format(
+        "jpeg",
+        "JPEG",
+        (".jpg", ".jpeg", ".jpe", ".jfif"),
+        _starts(jpeg.SIGNATURE),
+        jpeg.read,
+        jpeg.write,
+        colors=_ALL_COLORS,
+        alpha=False,
+        carries={**jpeg.LARGEST, "dpi": _UNLIMITED},
+        max_side=jpeg.MAX_SIDE,
+    ),
+    Format(
+        "webp",
+        "WebP",
+        (".webp",),
+        webp.is_webp,
+        webp.read,
+        webp.write,
+        carries=_MOST,
+        max_side=webp.MAX_SIDE,
+    ),
+    Format(
+        "tiff",
+        "TIFF",
+        (".tif", ".tiff"),
+        _starts(*tiff.SIGNATURES),
+        tiff.read,
+        tiff_writing.write,
+        colors=_ALL_COLORS,
+        bits=16,
+        carries={**_MOST, "iptc": _UNLIMITED},
+        pages=True,
+    ),
+    Format(
+        "bmp",
+        "BMP",
+        (".bmp", ".dib"),
+        _starts(bmp.SIGNATURE),
+        bmp.read,
+        bmp.write,
+        carries=dict.fromkeys(("icc", "dpi"), _UNLIMITED),
+    ),
+)
+FORMATS = {entry.name: entry for entry in _EVERY_FORMAT}
 SUFFIXES = {suffix: entry for entry in FORMATS.values() for suffix in entry.suffixes}
 
 

@@ -27,6 +27,7 @@ _PICTURE = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"}
 _NOT_KEPT = {b"tRNS", b"sBIT", b"bKGD", b"hIST", b"sPLT"}
 _KEPT = {b"cHRM", b"gAMA", b"iCCP", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"tIME"}
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # of a colour type
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # of a colour type
 _XMP_KEYWORD = b"XML:com.adobe.xmp"
 
 
@@ -71,6 +72,9 @@ def read(data: bytes) -> list[Picture]:
     alpha: Alpha = "straight" if samples.shape[2] in (2, 4) else "none"
     if color_type == 3 or depth < 8:
         notes += (f"its {'palette' if color_type == 3 else f'{depth}-bit gray'} becomes 8 bits a sample",)
+    elif samples.shape[2] != _CHANNELS[color_type]:
+        notes += ("its transparent colour becomes a channel of its own",)
+    expanded = depth < 8 or samples.shape[2] != _CHANNELS[color_type]
     blocks = {block.kind: block.data for block in reversed(native.before + native.after)}
     keep = Keep(
         format="png",
@@ -80,7 +84,7 @@ def read(data: bytes) -> list[Picture]:
         dpi=_dpi(blocks.get(b"pHYs")),
         native=native,
         bound=_bound(native),
-        original=data if color_type == 3 or depth < 8 else None,
+        original=data if expanded else None,
         notes=notes,
     )
     return [Picture(samples, color, alpha, keep)]
@@ -161,9 +165,8 @@ def _take_apart(data: bytes) -> tuple[tuple[int, int, int, int], bytes, Native, 
             (after if packed else before).append(block)
     assert header is not None  # _blocks ends at IEND or raises
     width, height, depth, color_type = header
-    channels = {2: 3, 4: 2, 6: 4}.get(color_type, 1)
     # Deflate packs 1032 to 1 at best: what claims more than its data can hold is refused unallocated.
-    if width * height * channels * depth / 8 > 1040 * packed + 1024:
+    if width * height * _CHANNELS[color_type] * depth / 8 > 1040 * packed + 1024:
         raise DenoiseError(f"damaged: too little data for {width} x {height} pixels")
     return header, b"".join(critical), Native(tuple(before), tuple(after)), tuple(notes)
 

@@ -100,9 +100,10 @@ def _is_raw(page: Any) -> bool:
     return _DNG_VERSION in page.tags or page.photometric in (_CFA, _LINEAR_RAW) or page.is_reduced
 
 
-def _read_page(page: Any, data: bytes, notes: tuple[str, ...]) -> Picture:
-    color, bits = _COLORS.get(page.photometric), page.bitspersample
-    if color is None:
+def _check_page(page: Any, file_size: int) -> None:
+    """Refuse what is no picture of 8 or 16 bits, and what the file does not hold."""
+    bits = page.bitspersample
+    if page.photometric not in _COLORS:
         name = getattr(page.photometric, "name", "unknown")
         raise DenoiseError(f"has colours of the kind {name}: convert it to RGB first")
     if page.sampleformat != 1 or bits not in (1, 2, 4, 8, 16):
@@ -112,13 +113,19 @@ def _read_page(page: Any, data: bytes, notes: tuple[str, ...]) -> Picture:
     if page.imagedepth > 1:
         raise DenoiseError("is a volume, not a picture: take its slices apart first")
     places = list(zip(page.dataoffsets, page.databytecounts, strict=False))
-    outside = any(not count or not offset or offset + count > len(data) for offset, count in places)
+    outside = any(not count or not offset or offset + count > file_size for offset, count in places)
     if outside or len(places) < math.prod(page.chunked):
         raise DenoiseError("truncated: a part of the picture lies behind the end of the file")
+
+
+def _read_page(page: Any, data: bytes, notes: tuple[str, ...]) -> Picture:
+    _check_page(page, len(data))
+    bits = page.bitspersample
     samples = page.asarray(maxworkers=1).reshape(page.shaped)  # (planes, 1, H, W, samples)
     samples = np.moveaxis(samples[:, 0], 0, 2).reshape(page.imagelength, page.imagewidth, -1)
     if page.photometric == _PALETTE:
         samples = _through_palette(samples, page.colormap)
+        notes += (f"its palette becomes {8 * samples.dtype.itemsize} bits a sample",)
     elif bits < 8:
         samples = samples.astype(np.uint8) * np.uint8(255 // (2**bits - 1))
         notes += (f"its {bits} bits a sample become 8",)
@@ -128,10 +135,8 @@ def _read_page(page: Any, data: bytes, notes: tuple[str, ...]) -> Picture:
     alpha: Alpha = "none"
     if kinds and kinds[0] in (1, 2):
         alpha = "premultiplied" if kinds[0] == 1 else "straight"
-    tags = parse(data, page.offset)
-    if page.photometric == _PALETTE:
-        notes += (f"its palette becomes {samples.dtype.itemsize * 8} bits a sample",)
-    return Picture(np.ascontiguousarray(samples), color, alpha, _keep(tags, int(page.compression), notes))
+    keep = _keep(parse(data, page.offset), int(page.compression), notes)
+    return Picture(np.ascontiguousarray(samples), _COLORS[page.photometric], alpha, keep)
 
 
 def _through_palette(indices: Samples, palette: NDArray[Any]) -> Samples:

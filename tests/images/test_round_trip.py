@@ -214,7 +214,9 @@ def test_a_one_bit_png_becomes_gray():
 def test_a_transparent_colour_becomes_alpha(depth):
     samples = noise((6, 6, 3), depth)
     key = samples[2, 3].astype(">u2").tobytes()
-    picture = read_picture(png_with(bytes(imagecodecs.png_encode(samples)), (b"tRNS", key)))
+    file = png_with(bytes(imagecodecs.png_encode(samples)), (b"tRNS", key))
+    picture = read_picture(file)
+    assert encode_picture(picture.replace_pixels(picture.pixels), "png") == file
     assert picture.alpha == "straight"
     expected = np.full((6, 6), 2**depth - 1)
     expected[2, 3] = 0
