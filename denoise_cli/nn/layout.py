@@ -3,17 +3,31 @@
 import torch
 from torch import Tensor
 
+from denoise_cli.nn.kernels import memory
 from denoise_cli.nn.module import Shape
+
+
+def empty(shape: Shape, like: Tensor) -> Tensor:
+    """An uninitialised tensor of `like`'s dtype and device: channels-last if 4-D, else contiguous."""
+    if len(shape) != 4:
+        return memory.empty(tuple(shape), like)
+    N, C, H, W = shape
+    return memory.empty((N, H, W, C), like).permute(0, 3, 1, 2)
+
+
+def empty_like(x: Tensor) -> Tensor:
+    """An uninitialised tensor of x's shape."""
+    return empty(x.shape, x)
+
+
+def copy(x: Tensor) -> Tensor:
+    """A copy in memory of its own, where `channels_last` may return `x` itself."""
+    return empty_like(x).copy_(x)
 
 
 def channels_last(x: Tensor) -> Tensor:
     """`x` itself, or its copy with channels-last memory where it is 4-D and has not."""
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
-
-
-def copy_channels_last(x: Tensor) -> Tensor:
-    """A copy of a view, in memory of its own: `contiguous` alone may return the view."""
-    return x.clone(memory_format=torch.channels_last if x.dim() == 4 else torch.contiguous_format)
 
 
 def to_rows(x: Tensor) -> Tensor:

@@ -3,40 +3,18 @@
 Most derivatives can be told from the output alone, f'(x) = g(y). Such an activation may then overwrite its
 input, and in training it keeps only y, which the next layer keeps as its own input anyway. GELU and SiLU are
 not monotone, so they keep x.
-
-Every formula is a chain of simple tensor operations, and a chain is bound by memory: it runs over blocks that
-fit the cache, so that only the first operation waits for it.
 """
 
 import math
-from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from denoise_cli.nn import blocks
+from denoise_cli.nn.layout import empty_like
 from denoise_cli.nn.module import Module
 from denoise_cli.nn.registry import Example, layer
-
-
-def blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Cuts tensors of one shape into matching blocks of a cache's size, in the order of memory.
-
-    Where the tensors are laid out differently, or are not on the CPU, they come whole.
-    """
-    if tensors[0].device.type != "cpu":
-        yield tensors
-        return
-    if all(t.is_contiguous() for t in tensors):
-        flat = [t.view(-1) for t in tensors]
-    elif tensors[0].dim() == 4 and all(t.is_contiguous(memory_format=torch.channels_last) for t in tensors):
-        flat = [t.permute(0, 2, 3, 1).view(-1) for t in tensors]
-    else:
-        yield tensors
-        return
-    size = 2**15 * max(2, torch.get_num_threads())  # torch gives no thread less than 2^15 elements
-    for start in range(0, flat[0].numel(), size):
-        yield tuple(t[start : start + size] for t in flat)
 
 
 class Activation(Module):
@@ -56,33 +34,28 @@ class Activation(Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._forward(x, torch.empty_like(x))
+        return self._forward(x, empty_like(x))
 
     def forward_(self, x: Tensor) -> Tensor:
-        return self._forward(x, torch.empty_like(x) if self.keeps_input and self.training else x)
+        return self._forward(x, empty_like(x) if self.keeps_input and self.training else x)
 
     def _forward(self, x: Tensor, y: Tensor) -> Tensor:
-        for x_block, y_block in blocks(x, y):
+        for x_block, y_block in blocks.elements(x, y):
             self.function(x_block, out=y_block)
         self.save(x if self.keeps_input else y)
         return y
 
     def backward(self, dy: Tensor) -> Tensor:
-        return self._backward(dy, torch.empty_like(dy))
+        return self._backward(dy, empty_like(dy))
 
     def backward_(self, dy: Tensor) -> Tensor:
         return self._backward(dy, dy)
 
     def _backward(self, dy: Tensor, dx: Tensor) -> Tensor:
         (kept,) = self.saved()
-        for kept_block, dy_block, dx_block in blocks(kept, dy, dx):
+        for kept_block, dy_block, dx_block in blocks.elements(kept, dy, dx):
             torch.mul(dy_block, self.derivative(kept_block), out=dx_block)
         return dx
-
-
-def positive(x: Tensor) -> Tensor:
-    """1 where x > 0, else 0, in x's dtype (a product with a boolean tensor is several times slower)."""
-    return torch.gt(x, 0, out=torch.empty_like(x))
 
 
 @layer("relu", Example())
@@ -98,20 +71,19 @@ class ReLU(Activation):
 
 @layer("leaky_relu", Example(), Example({"negative_slope": 0.3}))
 class LeakyReLU(Activation):
-    """y = x for x > 0, negative_slope * x below. The slope is not negative, so that y tells the sign of x."""
+    """y = max(x, negative_slope * x), with a slope from 0 to 1."""
 
     def __init__(self, negative_slope: float = 0.01) -> None:
         super().__init__()
-        if negative_slope < 0:
-            raise ValueError(f"negative_slope must not be negative, got {negative_slope}")
+        if not 0 <= negative_slope <= 1:
+            raise ValueError(f"negative_slope must be in [0, 1], got {negative_slope}")
         self.negative_slope = negative_slope
 
     def function(self, x: Tensor, out: Tensor) -> None:
-        below = x.clamp_max(0)
-        torch.clamp_min(x, 0, out=out).add_(below, alpha=self.negative_slope)
+        torch.maximum(x, x * self.negative_slope, out=out)
 
     def derivative(self, kept: Tensor) -> Tensor:
-        return positive(kept).mul_(1 - self.negative_slope).add_(self.negative_slope)
+        return kept.sign().clamp_min_(self.negative_slope)  # y and x have one sign
 
 
 @layer("sigmoid", Example())
@@ -159,7 +131,9 @@ class ExponentialLinear(Activation):
         at_zero = self.scale * self.alpha
         slope = kept.clamp_max(0).add_(at_zero)
         if at_zero != self.scale:
-            slope.add_(positive(kept), alpha=self.scale - at_zero)
+            # 1 where y > 0, in floats: a product with booleans is several times slower
+            positive = torch.gt(kept, 0, out=torch.empty_like(kept))
+            slope.add_(positive, alpha=self.scale - at_zero)
         return slope
 
 

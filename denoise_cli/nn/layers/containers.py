@@ -12,7 +12,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from denoise_cli.nn.layout import channels_last, copy_channels_last, from_rows, to_rows
+from denoise_cli.nn.layout import copy, empty, empty_like, from_rows, to_rows
 from denoise_cli.nn.module import Module, Reach, Shape, ShapeError
 from denoise_cli.nn.registry import Example, layer
 
@@ -165,13 +165,13 @@ class Residual(Wrapper):
         with inside("body"):
             y = self.body.forward(x)
         self._check(x.shape, y.shape)
-        return y.add_(x) if self.body.fresh_output else y + x
+        return torch.add(y, x, out=y if self.body.fresh_output else empty_like(y))
 
     def backward(self, dy: Tensor) -> Tensor:
         dx = self.body.backward(dy)
         if not self.needs_input_gradient:
             return dx
-        return dx.add_(dy) if self.body.fresh_gradient else dx + dy
+        return torch.add(dx, dy, out=dx if self.body.fresh_gradient else empty_like(dx))
 
     def output_shape(self, shape: Shape) -> Shape:
         with inside("body"):
@@ -206,15 +206,19 @@ class Concat(Wrapper):
         with inside("body"):
             y = self.body.forward(x)
         self._check(x.shape, y.shape)
-        self.save(x.shape[1])
-        return channels_last(torch.cat((x, y), dim=1))
+        channels = x.shape[1]
+        self.save(channels)
+        both = empty((x.shape[0], channels + y.shape[1], *x.shape[2:]), x)
+        both[:, :channels] = x
+        both[:, channels:] = y
+        return both
 
     def backward(self, dy: Tensor) -> Tensor:
         (channels,) = self.saved()
-        dx = self.body.backward_(copy_channels_last(dy[:, channels:]))
+        dx = self.body.backward_(copy(dy[:, channels:]))
         if not self.needs_input_gradient:
             return dx
-        return dx.add_(dy[:, :channels]) if self.body.fresh_gradient else dx + dy[:, :channels]
+        return torch.add(dx, dy[:, :channels], out=dx if self.body.fresh_gradient else empty_like(dx))
 
     def output_shape(self, shape: Shape) -> Shape:
         with inside("body"):

@@ -16,7 +16,8 @@ import math
 import torch
 from torch import Tensor
 
-from denoise_cli.nn.layout import from_rows, to_rows
+from denoise_cli.nn import blocks
+from denoise_cli.nn.layout import empty_like, from_rows, to_rows
 from denoise_cli.nn.module import Module, Shape, ShapeError
 from denoise_cli.nn.registry import Example, layer
 
@@ -45,10 +46,10 @@ class Norm(Module):
     def _forward(self, x: Tensor, *, owned: bool) -> Tensor:
         self.output_shape(x.shape)
         rows = to_rows(x)
-        return from_rows(self.normalise(rows, rows if owned else torch.empty_like(rows)), x.shape)
+        return from_rows(self.normalise(rows, rows if owned else empty_like(rows)), x.shape)
 
-    def normalise(self, rows: Tensor, x_hat: Tensor) -> Tensor:
-        """y for rows of channels. Overwrites `x_hat`, which may be `rows`, and keeps it for backward."""
+    def normalise(self, rows: Tensor, out: Tensor) -> Tensor:
+        """y for rows of channels. May overwrite `out`, which may be `rows`, and keep it for backward."""
         raise NotImplementedError(type(self).__name__)
 
     def output_shape(self, shape: Shape) -> Shape:
@@ -80,36 +81,43 @@ class BatchNorm2d(Norm):
         self.buffers["running_var"] = torch.ones(num_features)
         self.buffers["num_batches_tracked"] = torch.tensor(0)  # unused, but in every torch.nn state dict
 
-    def normalise(self, rows: Tensor, x_hat: Tensor) -> Tensor:
+    def normalise(self, rows: Tensor, out: Tensor) -> Tensor:
         weight, bias = self.weight.value, self.bias.value
         running_mean, running_var = self.buffers["running_mean"], self.buffers["running_var"]
         if not self.training:
             scale = (running_var + self.eps).rsqrt_().mul_(weight)
-            return torch.addcmul(bias - running_mean * scale, rows, scale, out=x_hat)
+            return torch.addcmul(bias - running_mean * scale, rows, scale, out=out)
         count = len(rows)
         if count == 1:
             raise ShapeError("the variance of a batch needs more than one pixel a channel, got one")
-        mean = rows.mean(0)
-        torch.sub(rows, mean, out=x_hat)
-        var = torch.linalg.vector_norm(x_hat, dim=0).square_().div_(count)
+        mean, squares = rows.mean(0), torch.zeros_like(weight)
+        for block, centred in blocks.rows(rows, out):
+            torch.sub(block, mean, out=centred)
+            squares += (centred * centred).sum(0)
         running_mean.lerp_(mean, self.momentum)
-        running_var.lerp_(var * (count / (count - 1)), self.momentum)
+        running_var.lerp_(squares / (count - 1), self.momentum)
         self.buffers["num_batches_tracked"].add_(1)
-        inverse_std = var.add_(self.eps).rsqrt_()
-        x_hat.mul_(inverse_std)
-        self.save(x_hat, inverse_std)
-        return torch.addcmul(bias, x_hat, weight)
+        inverse_std = (squares / count).add_(self.eps).rsqrt_()
+        self.save(out, inverse_std)
+        return torch.addcmul(bias, out, weight * inverse_std, out=empty_like(out))
 
     def backward(self, dy: Tensor) -> Tensor:
-        x_hat, inverse_std = self.saved()
+        rows, inverse_std = self.saved()  # x - mean, that is x_hat / inverse_std
         d_rows = to_rows(dy)
-        d_weight, d_bias = (d_rows * x_hat).sum(0), d_rows.sum(0)
+        d_weight, d_bias = torch.zeros_like(inverse_std), torch.zeros_like(inverse_std)
+        for centred, d_block in blocks.rows(rows, d_rows):
+            d_weight += (d_block * centred).sum(0)
+            d_bias += d_block.sum(0)
+        d_weight *= inverse_std
         self.weight.grad.add_(d_weight)
         self.bias.grad.add_(d_bias)
-        # E[g] = weight * d_bias / count, E[g * x_hat] = weight * d_weight / count; dx takes x_hat's memory.
-        scale, count = self.weight.value * inverse_std, len(d_rows)
-        dx = x_hat.mul_(-scale * d_weight / count).addcmul_(d_rows, scale).sub_(scale * d_bias / count)
-        return from_rows(dx, dy.shape)
+        # E[g] = weight * d_bias / count, E[g * x_hat] = weight * d_weight / count; dx takes the saved memory.
+        scale = self.weight.value * inverse_std
+        shift = scale * d_bias / len(rows)
+        slope = scale * inverse_std * d_weight / -len(rows)
+        for centred, d_block in blocks.rows(rows, d_rows):
+            centred.mul_(slope).addcmul_(d_block, scale).sub_(shift)
+        return from_rows(rows, dy.shape)
 
 
 @layer(
@@ -123,22 +131,25 @@ class LayerNorm2d(Norm):
     def __init__(self, num_channels: int, eps: float = 1e-6) -> None:
         super().__init__(num_channels, eps)
 
-    def normalise(self, rows: Tensor, x_hat: Tensor) -> Tensor:
-        torch.sub(rows, rows.mean(1, keepdim=True), out=x_hat)
-        var = torch.linalg.vector_norm(x_hat, dim=1, keepdim=True).square_().div_(self.channels)
-        inverse_std = var.add_(self.eps).rsqrt_()
-        x_hat.mul_(inverse_std)
-        self.save(x_hat, inverse_std)
-        y = torch.empty_like(x_hat) if self.training else x_hat
-        return torch.addcmul(self.bias.value, x_hat, self.weight.value, out=y)
+    def normalise(self, rows: Tensor, out: Tensor) -> Tensor:
+        y = empty_like(out) if self.training else out
+        inverse_std = rows.new_empty(len(rows), 1)
+        for block, x_hat, inverse, y_block in blocks.rows(rows, out, inverse_std, y):
+            torch.sub(block, block.mean(1, keepdim=True), out=x_hat)
+            torch.mean(x_hat * x_hat, 1, keepdim=True, out=inverse).add_(self.eps).rsqrt_()
+            torch.addcmul(self.bias.value, x_hat.mul_(inverse), self.weight.value, out=y_block)
+        self.save(out, inverse_std)
+        return y
 
     def backward(self, dy: Tensor) -> Tensor:
-        x_hat, inverse_std = self.saved()
+        rows, inverse_std = self.saved()
         d_rows = to_rows(dy)
-        along = d_rows * x_hat
-        self.weight.grad.add_(along.sum(0))
-        self.bias.grad.add_(d_rows.sum(0))
-        mean_along = (along @ self.weight.value).div_(self.channels).unsqueeze(1)
-        g = torch.mul(d_rows, self.weight.value, out=along)
-        g.sub_(g.mean(1, keepdim=True)).addcmul_(x_hat, mean_along, value=-1).mul_(inverse_std)
-        return from_rows(g, dy.shape)
+        for x_hat, inverse, d_block in blocks.rows(rows, inverse_std, d_rows):
+            along = d_block * x_hat
+            self.weight.grad.add_(along.sum(0))
+            self.bias.grad.add_(d_block.sum(0))
+            mean_along = (along @ self.weight.value).div_(-self.channels).unsqueeze(1)
+            g = torch.mul(d_block, self.weight.value, out=along)
+            g.sub_(g.mean(1, keepdim=True))
+            x_hat.mul_(mean_along).add_(g).mul_(inverse)  # dx takes the saved memory
+        return from_rows(rows, dy.shape)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from denoise_cli.nn.layout import copy_channels_last
+from denoise_cli.nn.layout import copy, empty
 from denoise_cli.nn.module import Module, Reach, Shape, ShapeError
 from denoise_cli.nn.registry import Example, layer
 
@@ -57,7 +57,7 @@ class Pooling(Module):
     def _framed(self, like: Tensor, size: Shape, value: float) -> Tensor:
         """A padded picture of `size`, filled with `value`."""
         (N, C), (H, W), p = like.shape[:2], size, self.padding
-        return like.new_full((N, H + 2 * p, W + 2 * p, C), value).permute(0, 3, 1, 2)
+        return empty((N, C, H + 2 * p, W + 2 * p), like).fill_(value)
 
     def _crop(self, padded: Tensor) -> Tensor:
         (H, W), p = padded.shape[2:], self.padding
@@ -94,11 +94,12 @@ class MaxPool2d(Pooling):
     def forward(self, x: Tensor) -> Tensor:
         shape = self.output_shape(x.shape)
         first, *others = self._views(self._pad(x, -torch.inf), shape)
-        y = copy_channels_last(first)
+        y = copy(first)
         winner = torch.zeros_like(y, dtype=torch.uint8) if self.training else None
         for place, view in enumerate(others, start=1):
             if winner is not None:
-                winner.masked_fill_(view > y, place)
+                better = (view > y).view(torch.uint8).mul_(place)
+                torch.maximum(winner, better, out=winner)  # later places have larger numbers
             torch.maximum(y, view, out=y)
         self.save(winner, x.shape)
         return y
@@ -107,8 +108,8 @@ class MaxPool2d(Pooling):
         winner, shape = self.saved()
         dx = self._framed(dy, shape[2:], 0)
         for place, view in enumerate(self._views(dx, dy.shape)):
-            view.add_(dy * (winner == place))
-        return copy_channels_last(self._crop(dx)) if self.padding else dx
+            view.addcmul_(dy, (winner == place).to(dy.dtype))
+        return copy(self._crop(dx)) if self.padding else dx
 
 
 @layer("avg_pool2d", *_EXAMPLES)
@@ -118,7 +119,7 @@ class AvgPool2d(Pooling):
     def forward(self, x: Tensor) -> Tensor:
         shape = self.output_shape(x.shape)
         first, *others = self._views(self._pad(x, 0), shape)
-        y = copy_channels_last(first)
+        y = copy(first)
         for view in others:
             y.add_(view)
         self.save(x.shape)
@@ -130,4 +131,4 @@ class AvgPool2d(Pooling):
         share = dy / (self.kernel_size**2)
         for view in self._views(dx, dy.shape):
             view.add_(share)
-        return copy_channels_last(self._crop(dx)) if self.padding else dx
+        return copy(self._crop(dx)) if self.padding else dx

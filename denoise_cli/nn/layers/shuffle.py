@@ -5,9 +5,11 @@ other's inverse and, as a permutation, also its transpose: each one's backward i
 """
 
 from fractions import Fraction
+from itertools import product
 
 from torch import Tensor
 
+from denoise_cli.nn.layout import empty
 from denoise_cli.nn.module import Module, Reach, Shape, ShapeError
 from denoise_cli.nn.registry import Example, layer
 
@@ -15,19 +17,19 @@ from denoise_cli.nn.registry import Example, layer
 def depth_to_space(x: Tensor, r: int) -> Tensor:
     """(N, C * r^2, H, W) -> (N, C, H * r, W * r), new channels-last memory."""
     N, C, H, W = x.shape
-    parts = x.permute(0, 2, 3, 1).reshape(N, H, W, C // r**2, r, r)
-    y = x.new_empty(N, H, r, W, r, C // r**2)
-    y.copy_(parts.permute(0, 1, 4, 2, 5, 3))
-    return y.view(N, H * r, W * r, C // r**2).permute(0, 3, 1, 2)
+    y = empty((N, C // r**2, H * r, W * r), x)
+    for place, (i, j) in enumerate(product(range(r), repeat=2)):
+        y[:, :, i::r, j::r] = x[:, place :: r**2]
+    return y
 
 
 def space_to_depth(x: Tensor, r: int) -> Tensor:
     """(N, C, H * r, W * r) -> (N, C * r^2, H, W), new channels-last memory."""
     N, C, H, W = x.shape
-    parts = x.permute(0, 2, 3, 1).reshape(N, H // r, r, W // r, r, C)
-    y = x.new_empty(N, H // r, W // r, C, r, r)
-    y.copy_(parts.permute(0, 1, 3, 5, 2, 4))
-    return y.view(N, H // r, W // r, C * r**2).permute(0, 3, 1, 2)
+    y = empty((N, C * r**2, H // r, W // r), x)
+    for place, (i, j) in enumerate(product(range(r), repeat=2)):
+        y[:, place :: r**2] = x[:, :, i::r, j::r]
+    return y
 
 
 @layer(
