@@ -29,11 +29,13 @@ Progress = Callable[[int, int], None]
 MAX_STRENGTH = 2.0
 MAX_SIGMA = 255.0
 
-# Memory for the network's activations while it computes one tile.
-_MOST_WORKING_MEMORY = 384 * 2**20
-_SHARE_OF_FREE_MEMORY = 0.25
+# Memory for a picture's samples, before and after, and the network's activations for one tile. The more of it
+# is left for the activations, the less of a tile is overlap.
+_MOST_MEMORY = 1100 * 2**20
+_LEAST_FOR_ACTIVATIONS = 256 * 2**20
+_SHARE_OF_FREE_MEMORY = 0.5
 # The widest activation, this many times: input, output and workspace of a convolution, and what skips hold.
-_LIVE_ACTIVATIONS = 6
+_LIVE_ACTIVATIONS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +115,10 @@ def denoise_picture(
     settings = settings or Settings()
     if settings.changes_nothing:
         return picture
+    noise = noise or measure_noise(picture, settings)
     result = picture.empty_result()
-    _denoise(denoiser, picture, result, settings, noise or measure_noise(picture, settings), progress)
+    held = 2 * picture.samples.nbytes
+    _denoise(denoiser, picture, result, settings, noise, held=held, progress=progress)
     return result.picture()
 
 
@@ -134,8 +138,10 @@ def denoise_pixels(
     source = ArraySource(pixels)
     if settings.changes_nothing:
         return source.window(0, source.height, 0, source.width)
+    noise = noise or measure_noise(source, settings)
     result = np.empty(pixels.shape, np.float32)
-    _denoise(denoiser, source, result, settings, noise or measure_noise(source, settings), progress)
+    held = pixels.nbytes + result.nbytes
+    _denoise(denoiser, source, result, settings, noise, held=held, progress=progress)
     return result
 
 
@@ -145,9 +151,11 @@ def _denoise(
     sink: Sink,
     settings: Settings,
     noise: Noise,
+    *,
+    held: int,
     progress: Progress | None,
 ) -> None:
-    """Fills `sink` with the denoised pixels of `source`, tile by tile."""
+    """Fills `sink` with the denoised pixels of `source`, tile by tile. `held`: bytes that both take."""
     whole = Box(0, source.height, 0, source.width)
     mask = settings.sigma_map
     if mask is not None and (mask.height, mask.width) != (whole.height, whole.width):
@@ -167,14 +175,16 @@ def _denoise(
         sink[box.slices] = y[0].permute(1, 2, 0)[box.inside(read).slices].cpu().numpy()
 
     done = 0
-    for box in _tiles(denoiser, overlap, whole, settings):
+    for box in _tiles(denoiser, overlap, whole, settings, held):
         _compute_or_split(compute, box, overlap)
         done += box.height * box.width
         if progress:
             progress(done, whole.height * whole.width)
 
 
-def _tiles(denoiser: Denoiser, overlap: Overlap | None, whole: Box, settings: Settings) -> list[Box]:
+def _tiles(
+    denoiser: Denoiser, overlap: Overlap | None, whole: Box, settings: Settings, held: int
+) -> list[Box]:
     if overlap is None and not isinstance(settings.tile, str):
         raise UsageError(
             "this model looks at the whole picture at once, so tiles would change it: --tile off"
@@ -182,21 +192,21 @@ def _tiles(denoiser: Denoiser, overlap: Overlap | None, whole: Box, settings: Se
     if overlap is None or settings.tile == "off":
         return [whole]
     if settings.tile == "auto":
-        height, width = overlap.shape_for(whole, _affordable_pixels(denoiser))
+        height, width = overlap.shape_for(whole, _affordable_pixels(denoiser, held))
     else:
         height = width = overlap.aligned(settings.tile)
     return list(overlap.cut(whole, height, width))
 
 
-def _affordable_pixels(denoiser: Denoiser) -> float:
+def _affordable_pixels(denoiser: Denoiser, held: int) -> float:
     """How many pixels the network may compute at once, by the memory that is free."""
     side = 16 * denoiser.reach.period
     planes = denoiser.channels + denoiser.noise_level
     rows = summary(denoiser.net, (1, planes, side, side))
     widest = max((int(np.prod(row.output_shape)) for row in rows), default=planes * side**2)
     bytes_per_pixel = _LIVE_ACTIVATIONS * 4 * widest / side**2
-    budget = min(_MOST_WORKING_MEMORY, _SHARE_OF_FREE_MEMORY * free_memory(denoiser.device))
-    return budget / bytes_per_pixel
+    wanted = max(_MOST_MEMORY - held, _LEAST_FOR_ACTIVATIONS)
+    return min(wanted, _SHARE_OF_FREE_MEMORY * free_memory(denoiser.device)) / bytes_per_pixel
 
 
 def _compute_or_split(compute: Callable[[Box], None], box: Box, overlap: Overlap | None) -> None:
