@@ -31,6 +31,22 @@ class TorchPerPixel(TorchResidual):
         return self.body(x.movedim(1, -1).reshape(-1, C)).reshape(N, H, W, -1).movedim(-1, 1)
 
 
+class TorchPatches(TorchResidual):
+    def __init__(self, size: int, body: nn.Module, stride: int = 1) -> None:
+        super().__init__(body)
+        self.size, self.stride = size, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        unfolded = nn.functional.unfold(x, self.size, stride=self.stride)  # (N, C size^2, patches)
+        N, features, patches = unfolded.shape
+        rows = self.body(unfolded.transpose(1, 2).reshape(-1, features)).view(N, patches, -1).transpose(1, 2)
+
+        def fold(columns: Tensor) -> Tensor:
+            return nn.functional.fold(columns, x.shape[2:], self.size, stride=self.stride)
+
+        return fold(rows) / fold(torch.ones_like(rows))
+
+
 class TorchLayerNorm2d(nn.LayerNorm):
     def __init__(self, num_channels: int, eps: float = 1e-6) -> None:
         super().__init__(num_channels, eps)
@@ -81,6 +97,7 @@ TWINS: dict[str, Callable[..., nn.Module]] = {
     "residual": TorchResidual,
     "concat": TorchConcat,
     "per_pixel": TorchPerPixel,
+    "patches": TorchPatches,
 }
 
 
