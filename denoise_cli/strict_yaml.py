@@ -23,6 +23,8 @@ _WORDS = [
 ]
 """The words that are not texts: kind, pattern, first characters. From the core schema of YAML 1.2."""
 
+_KEY = re.compile(r"\w+(\.\w+|\[\d+\])*")
+
 
 class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
@@ -114,10 +116,16 @@ def override(data: Any, assignment: str, sections: Mapping[str, Any]) -> Any:
     """
     source = f"--set {assignment}"
     key, equals, text = assignment.partition("=")
-    key = key.strip()
-    if not equals or not re.fullmatch(r"\w+(\.\w+|\[\d+\])*", key):
+    if not equals or not _KEY.fullmatch(key.strip()):
         raise UsageError(f"{source}: should be KEY=VALUE, like optimizer.lr=0.5")
-    return _replace(data, re.findall(r"\w+", key), parse(text, source), sections, source)
+    return replace(data, key.strip(), parse(text, source), sections, source)
+
+
+def replace(data: Any, key: str, value: Any, sections: Mapping[str, Any], source: str) -> Any:
+    """The data with another value for `key.to.change`, as in `override`. Errors start with `source`."""
+    if not _KEY.fullmatch(key):
+        raise UsageError(f"{source}: {show(key)} should be a key, like optimizer.lr")
+    return _replace(data, re.findall(r"\w+", key), value, sections, source)
 
 
 def _replace(data: Any, steps: Sequence[str], value: Any, sections: Any, source: str, path: str = "") -> Any:

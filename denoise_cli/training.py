@@ -19,7 +19,11 @@ from denoise_cli.errors import DenoiseError
 from denoise_cli.runs import RunFolder
 from denoise_cli.trainer import NotFiniteError, StepRecord, Trainer, ValidationRecord
 
-__all__ = ["StepRecord", "ValidationRecord", "fit"]
+__all__ = ["DivergedError", "StepRecord", "ValidationRecord", "fit"]
+
+
+class DivergedError(DenoiseError):
+    """A training whose loss or weights stopped being finite."""
 
 
 def fit(
@@ -36,7 +40,7 @@ def fit(
     training of this experiment goes on. `start`: weights to begin with, instead of those that follow from the
     seed. Whoever closes the generator leaves a state to resume from.
 
-    Raises DenoiseError for a loss that is not finite, after saving the last weights that gave one that was.
+    Raises DivergedError for a loss that is not finite, after saving the last weights that gave one that was.
     """
     trainer = Trainer(experiment, device=device, start=start)
     if state:
@@ -46,7 +50,7 @@ def fit(
         yield from _train(trainer, run)
     except NotFiniteError as error:
         run.save_last(trainer.net, experiment, trainer.about)
-        raise DenoiseError(
+        raise DivergedError(
             f"{error}; the last good weights are in {run.last}; a lower optimizer.lr or a train.clip may help"
         ) from None
 
