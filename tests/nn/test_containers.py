@@ -84,13 +84,13 @@ def test_overwriting_changes_nothing(spec: list[Any]) -> None:
         assert torch.equal(a, b)
 
 
-@settings(some_nets, max_examples=30)
+@settings(some_nets, max_examples=20)
 @given(nets)
 def test_any_net_is_torchs(spec: list[Any]) -> None:
     assert_parity(spec, (3, 4, 4, 6))
 
 
-@settings(some_nets, max_examples=30)
+@settings(some_nets, max_examples=20)
 @given(nets)
 def test_skipping_the_input_gradient_spares_all_others(spec: list[Any]) -> None:
     x = channels_last(picture((2, 4, 4, 6)))
