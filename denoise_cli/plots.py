@@ -1,6 +1,6 @@
 """Pictures of a training: its curves, and sheets that set pictures side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,6 +72,64 @@ def draw_curves(
         if title:
             figure.suptitle(title, color="#33415c", fontweight="bold")
         _save(figure, path)
+
+
+@dataclass(frozen=True)
+class Band:
+    """A line of a plot with a band around it: one y, the lowest and the highest, for each x."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+def draw_bands(
+    path: Path,
+    panels: Mapping[str, Sequence[Band]],
+    *,
+    title: str = "",
+    note: str = "",
+    x_label: str = "",
+    legend_title: str = "",
+) -> None:
+    """Writes a PNG of panels side by side, by their y labels; lines of the same place have the same colour.
+
+    Lines whose labels are numbers are coloured in the order of a scale, others in colours that differ most.
+    """
+    import matplotlib
+
+    with matplotlib.rc_context(STYLE):
+        figure = _figure(5.2 * len(panels), 4.2)
+        for axes, (label, bands) in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
+        ):
+            for band, colour in zip(bands, _colours([band.label for band in bands]), strict=True):
+                axes.fill_between(band.x, band.low, band.high, color=colour, alpha=0.18, linewidth=0)
+                _line(axes, Curve(band.label, band.x, band.y), colour)
+            _log_scale(axes, [y for band in bands for y in (*band.low, *band.high)])
+            axes.set(xlabel=x_label, ylabel=label)
+            if any(len(band.x) for band in bands):
+                axes.xaxis.get_major_locator().set_params(integer=True)
+        if panels and bands:
+            axes.legend(title=legend_title or None)
+        if title:
+            figure.suptitle(title, color="#33415c", fontweight="bold")
+        if note:
+            figure.supxlabel(note, color="#5c677d", fontsize=9)
+        _save(figure, path)
+
+
+def _colours(labels: Sequence[str]) -> Sequence[Any]:
+    from matplotlib import colormaps
+
+    try:
+        numbers = [float(label) for label in labels]
+    except ValueError:
+        return [colormaps["tab10"](place % 10) for place in range(len(labels))]
+    ranks = [sorted(numbers).index(number) for number in numbers]
+    return [colormaps["viridis"](0.9 * rank / max(1, len(labels) - 1)) for rank in ranks]
 
 
 @dataclass(frozen=True)

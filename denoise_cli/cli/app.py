@@ -19,6 +19,7 @@ from denoise_cli.cli.data import data
 from denoise_cli.cli.eval import evaluate
 from denoise_cli.cli.layers import layers
 from denoise_cli.cli.models import models
+from denoise_cli.cli.search import search
 from denoise_cli.cli.train import train
 from denoise_cli.errors import DenoiseError
 
@@ -127,6 +128,7 @@ INSIDE = "Look inside"
 
 app.command(rich_help_panel=NETWORKS)(train)
 app.command("eval", rich_help_panel=NETWORKS)(evaluate)
+app.command(rich_help_panel=NETWORKS)(search)
 app.command(rich_help_panel=NETWORKS)(models)
 app.add_typer(data, name="data", rich_help_panel=NETWORKS)
 app.command(rich_help_panel=INSIDE)(check)

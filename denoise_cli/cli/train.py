@@ -122,11 +122,12 @@ def _experiment(
     more = [] if seed is None else [f"seed={seed}"]
     for section, path in data.items():
         if path is not None:
-            more.append(_data_override(section, path, getattr(experiment.data, section)))
+            more.append(data_override(section, path, getattr(experiment.data, section)))
     return load_config(config, [*overrides, *more]) if more else experiment
 
 
-def _data_override(section: str, path: Path, present: Any) -> str:
+def data_override(section: str, path: Path, present: Any) -> str:
+    """The KEY=VALUE that puts other data where `present` is: into data.train or data.validation."""
     if not path.exists():
         raise UsageError(f"{path}: no such folder or course file")
     source, quoted = "folder" if path.is_dir() else "pickle", json.dumps(str(path))

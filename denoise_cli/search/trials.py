@@ -1,0 +1,227 @@
+"""Who tries what: the trials of a search, shared by all processes that work on it.
+
+The trials are in an Optuna study, in a SQLite file of the search's folder. They are handed out under a lock,
+so that no two processes get the same one, and a process that has one holds another lock until it ends. The
+operating system frees the locks of a process that dies, however it dies: its trial is then handed out again.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from filelock import BaseFileLock, FileLock, Timeout
+from optuna.trial import FrozenTrial, TrialState
+
+from denoise_cli.errors import DenoiseError, UsageError
+from denoise_cli.search.folder import TrialFolder
+from denoise_cli.search.settings import Point, Search
+from denoise_cli.trainer import flat
+
+Outcome = Literal["complete", "pruned", "diverged"]
+OCCUPIED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+MAY_CHANGE = ("title", "labels", "seeds", "trials")
+"""The settings that may change when a search goes on; seeds and trials may only become more."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial at work: what it tries and where, and Optuna's handle."""
+
+    handle: optuna.Trial
+    point: Point
+    seed: int
+    folder: TrialFolder
+    lock: BaseFileLock
+
+    def report(self, step: int, psnr: float) -> None:
+        """Tells the other trials, for pruning."""
+        done = self.handle.study.get_trials(deepcopy=False)[self.handle.number].intermediate_values
+        if step not in done:
+            self.handle.report(psnr, step)
+
+    @property
+    def should_stop(self) -> bool:
+        return self.handle.should_prune()
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the study knows of a trial."""
+
+    number: int
+    point: Point
+    seed: int
+    state: Outcome | Literal["unfinished"]
+    folder: TrialFolder
+
+
+class Trials:
+    """The trials in a folder. Raises UsageError where it holds something else, or another search."""
+
+    def __init__(self, search: Search, folder: Path) -> None:
+        self.search, self.folder = search, folder
+        database = folder / "search.sqlite"
+        if folder.exists() and not (folder.is_dir() and (database.exists() or not any(folder.iterdir()))):
+            raise UsageError(f"{folder}: is in use by something else; --out names another folder")
+        try:
+            (folder / "trials").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DenoiseError(f"{folder}: cannot be made ready ({error.strerror or error})") from error
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.lock = FileLock(folder / "search.lock")
+        with self.lock:
+            self.storage = optuna.storages.RDBStorage(
+                f"sqlite:///{database}", engine_kwargs={"connect_args": {"timeout": 60}}
+            )
+            self.study = optuna.create_study(
+                study_name="search",
+                storage=self.storage,
+                direction="maximize",
+                load_if_exists=True,
+                pruner=optuna.pruners.MedianPruner() if search.settings.prune else optuna.pruners.NopPruner(),
+            )
+            self._agree()
+
+    def close(self) -> None:
+        self.storage.remove_session()
+        self.storage.engine.dispose()
+
+    def _agree(self) -> None:
+        """Writes down what is searched; raises UsageError where the folder was begun for something else."""
+        now = self.search.dump()
+        before = self.study.user_attrs.get("search", now)
+        old, new = flat(before), flat(now)
+        for key in sorted(old.keys() | new.keys()):
+            if key.split(".")[0] not in MAY_CHANGE and old.get(key) != new.get(key):
+                raise UsageError(
+                    f"{self.folder}: holds a search whose {key} is {old.get(key)}, here it is {new.get(key)};"
+                    " --out names another folder"
+                )
+        if not set(before["seeds"]) <= set(now["seeds"]) or (before["trials"] or 0) > (now["trials"] or 0):
+            raise UsageError(f"{self.folder}: holds a search of more seeds or trials; --out names another")
+        self.study.set_user_attr("search", now)
+
+    # Handing out --------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def claim(self) -> Iterator[Trial | None]:
+        """The next trial, the caller's until the block ends; None where nothing is left to hand out.
+
+        A trial that is not finished by then is handed out again, and goes on from what it saved.
+        """
+        with self.lock:
+            trial = self._next()
+        try:
+            yield trial
+        finally:
+            if trial:
+                trial.lock.release()
+
+    def finish(self, trial: Trial, outcome: Outcome, psnr: float = 0.0) -> None:
+        """Says how a trial ended, and the PSNR that a complete one is judged by."""
+        trial.handle.set_user_attr("outcome", outcome)
+        if outcome == "complete":
+            self.study.tell(trial.handle, psnr)
+        else:
+            self.study.tell(trial.handle, state=TrialState.PRUNED)
+
+    def known(self) -> list[Known]:
+        """All trials that were begun, in the order of their beginning."""
+        found = {_key(each): each for each in self._all() if each.state in OCCUPIED}
+        return [
+            Known(
+                each.number,
+                each.params,
+                each.user_attrs["seed"],
+                "unfinished" if each.state is TrialState.RUNNING else each.user_attrs["outcome"],
+                TrialFolder(self.folder / each.user_attrs["folder"]),
+            )
+            for each in found.values()
+            if "folder" in each.user_attrs
+        ]
+
+    @property
+    def total(self) -> int:
+        """How many trials the whole search has, those that pruning will spare included."""
+        settings = self.search.settings
+        return (settings.trials or len(self.search.points())) * len(settings.seeds)
+
+    def _all(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def _next(self) -> Trial | None:
+        for each in self._all():
+            if each.state is TrialState.RUNNING and self._is_abandoned(each):
+                self.study.tell(each.number, state=TrialState.FAIL)
+        # A trial that waits already was put there by a process that died before it could take it.
+        if not any(each.state is TrialState.WAITING for each in self._all()):
+            missing = self._missing()
+            if missing is None:
+                return self._suggestion()
+            point, seed = missing
+            self.study.enqueue_trial(dict(point), user_attrs={"seed": seed})
+        return self._begin(self.study.ask(self.search.distributions))
+
+    def _is_abandoned(self, running: FrozenTrial) -> bool:
+        """Whether the process that had a trial is gone."""
+        if "folder" not in running.user_attrs:
+            return True
+        try:
+            self._trial_lock(running.user_attrs["folder"]).acquire(blocking=False).lock.release()
+        except Timeout:
+            return False
+        return True
+
+    def _missing(self) -> tuple[Point, int] | None:
+        """A point and a seed that nobody has tried or is trying."""
+        trials = self._all()
+        taken = {_key(each) for each in trials if each.state in OCCUPIED}
+        given_up = [each.params for each in trials if each.user_attrs.get("outcome") == "pruned"]
+        points = [each.params for each in trials if "suggested" in each.user_attrs] or self.search.points()
+        for seed in self.search.settings.seeds:
+            for point in points:
+                if point not in given_up and (_sorted(point), seed) not in taken:
+                    return point, seed
+        return None
+
+    def _suggestion(self) -> Trial | None:
+        """A trial of a point that earlier results make promising; None where there were enough."""
+        settings = self.search.settings
+        while settings.sampler == "tpe":
+            trials = self._all()
+            before = [each.params for each in trials if "suggested" in each.user_attrs]
+            if len(before) == settings.trials:
+                break
+            self.study.sampler = optuna.samplers.TPESampler(seed=len(trials))
+            handle = self.study.ask(self.search.distributions)
+            handle.set_user_attr("suggested", True)
+            handle.set_user_attr("seed", settings.seeds[0])
+            if handle.params not in before:
+                return self._begin(handle)
+            self.study.tell(handle, state=TrialState.FAIL)  # tried already: that one counts
+        return None
+
+    def _begin(self, handle: optuna.Trial) -> Trial:
+        """Takes a trial, and the folder of an abandoned one like it."""
+        frozen = self._all()[handle.number]
+        earlier = [each for each in self._all() if _key(each) == _key(frozen) and "folder" in each.user_attrs]
+        name = earlier[-1].user_attrs["folder"] if earlier else f"trials/{handle.number:04d}"
+        lock = self._trial_lock(name)
+        lock.acquire()
+        handle.set_user_attr("folder", name)
+        return Trial(handle, frozen.params, frozen.user_attrs["seed"], TrialFolder(self.folder / name), lock)
+
+    def _trial_lock(self, name: str) -> BaseFileLock:
+        return FileLock(self.folder / f"{name}.lock")
+
+
+def _key(trial: FrozenTrial) -> tuple[tuple[tuple[str, Any], ...], int | None]:
+    """What makes two trials the same."""
+    return _sorted(trial.params), trial.user_attrs.get("seed")
+
+
+def _sorted(point: Point) -> tuple[tuple[str, Any], ...]:
+    return tuple(sorted(point.items()))
