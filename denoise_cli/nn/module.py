@@ -58,9 +58,7 @@ class Reach:
     def then(self, *, margin: float = 0.0, stride: Fraction | int = 1) -> "Reach":
         """The reach after one more layer: `margin` in pixels of its own input, then a new resolution."""
         step = self.step * stride
-        return Reach(
-            step, self.margin + margin * float(self.step), math.lcm(self.period, max(1, math.ceil(step)))
-        )
+        return Reach(step, self.margin + margin * float(self.step), math.lcm(self.period, step.numerator))
 
 
 class Module:

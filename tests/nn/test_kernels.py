@@ -12,10 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from denoise_cli.nn import kernels
-from denoise_cli.nn.kernels import KERNELS, memory
+from denoise_cli.nn.kernels import KERNELS, chunks, memory
 from denoise_cli.nn.kernels.geometry import Geometry
 from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_3, MinimalFilter
-from denoise_cli.nn.kernels.parallel import share_out
 
 GEOMETRIES = [
     Geometry((3, 3), padding=(1, 1)),
@@ -75,15 +74,12 @@ def errors(one: list[Tensor], other: list[Tensor]) -> list[float]:
 
 @contextmanager
 def chunks_of(size: int) -> Iterator[None]:
-    """Chunks of about `size` values in every kernel."""
-    before = {kernel: kernel.CHUNK for kernel in KERNELS.values()}
+    """Chunks of about `size` values."""
+    before, chunks.CHUNK = chunks.CHUNK, size
     try:
-        for kernel in before:
-            kernel.CHUNK = size
         yield
     finally:
-        for kernel, value in before.items():
-            kernel.CHUNK = value
+        chunks.CHUNK = before
 
 
 @pytest.mark.parametrize(("kernel", "g"), CASES)
@@ -170,16 +166,3 @@ def test_memory_is_used_again_but_never_shared() -> None:
     assert torch.equal(view, torch.ones(10))
     del view
     assert memory.empty((size,), like).data_ptr() == place
-
-
-def test_an_error_in_a_worker_reaches_the_caller() -> None:
-    def work(share: object, workspace: object) -> None:
-        raise RuntimeError("no")
-
-    torch.set_num_threads(2)
-    try:
-        with pytest.raises(RuntimeError, match="no"):
-            share_out(range(4), work, torch.device("cpu"))
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(1)

@@ -16,22 +16,18 @@ phases of dx, each from every s-th tap (see `shifted`); the kernel must then be 
 Error: that of a direct sum, about 1e-6 of the largest output in float32.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
+from denoise_cli.nn.kernels.chunks import Workspace, chunks_of_rows, local_workspace
 from denoise_cli.nn.kernels.geometry import (
-    Chunk,
     Geometry,
     Pair,
-    chunks_of_rows,
     copy_to_phases,
     copy_window,
     phase_range,
 )
 from denoise_cli.nn.kernels.memory import empty
-from denoise_cli.nn.kernels.parallel import CHUNK, Workspace, share_out
 
 FEW = 64
 """Columns up to which gathering them is worth it."""
@@ -93,18 +89,15 @@ def _gather(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) 
     N, OH, OW = x.shape[0], *geometry.output_size((x.shape[1], x.shape[2]))
     matrix = weight.permute(2, 3, 1, 0).reshape(-1, O)
     y = empty((N, OH, OW, O), x)
-    chunks = chunks_of_rows(N, OH, OW * max(matrix.shape[0], O), CHUNK)
-
-    def work(share: Sequence[Chunk], workspace: Workspace) -> None:
-        for pictures, first, last in share:
-            columns = _columns(x[pictures], first, last, OW, geometry, workspace)
-            out = y[pictures, first:last].view(-1, O)
-            if bias is None:
-                torch.mm(columns, matrix, out=out)
-            else:
-                torch.addmm(bias, columns, matrix, out=out)
-
-    share_out(chunks, work, x.device)
+    chunks = chunks_of_rows(N, OH, OW * max(matrix.shape[0], O), x)
+    workspace = local_workspace()
+    for pictures, first, last in chunks:
+        columns = _columns(x[pictures], first, last, OW, geometry, workspace)
+        out = y[pictures, first:last].view(-1, O)
+        if bias is None:
+            torch.mm(columns, matrix, out=out)
+        else:
+            torch.addmm(bias, columns, matrix, out=out)
     return y
 
 
@@ -119,31 +112,28 @@ def _spread(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry,
     biases = None if bias is None else bias.repeat(len(phases))[:, None]
     dx = empty((dy.shape[0], *size, C), dy)
     width = right - left + rw - 1
-    chunks = chunks_of_rows(dy.shape[0], bottom - top, width * max(O, few), CHUNK)
-
-    def work(share: Sequence[Chunk], workspace: Workspace) -> None:
-        for pictures, first, last in share:
-            part = dy[pictures]
-            n, height = part.shape[0], last - first + rh - 1
-            window = workspace.empty("window", (n, height, width, O), dy)
-            copy_window(part, top + first - (rh - 1), left - (rw - 1), window)
-            pixels = n * height * width
-            added = workspace.empty("taps", (rh * rw, few, pixels), dy)
-            torch.mm(taps, window.view(pixels, O).T, out=added.view(-1, pixels))
-            # the last places see beyond the window: what they would sum is cut off below
-            count = pixels - (rh - 1) * width - (rw - 1)
-            sums = workspace.empty("sums", (few, pixels), dy)
-            total = sums[:, :count].copy_(added[0, :, :count])
-            for t in range(1, rh * rw):
-                offset = t // rw * width + t % rw
-                total.add_(added[t, :, offset : offset + count])
-            if biases is not None:
-                total.add_(biases)
-            planes = sums.view(len(phases), C, n, height, width).permute(2, 3, 4, 0, 1)
-            planes = planes[:, : last - first, : right - left]
-            copy_to_phases(planes, top + first, left, geometry, phases, dx[pictures])
-
-    share_out(chunks, work, dy.device)
+    chunks = chunks_of_rows(dy.shape[0], bottom - top, width * max(O, few), dy)
+    workspace = local_workspace()
+    for pictures, first, last in chunks:
+        part = dy[pictures]
+        n, height = part.shape[0], last - first + rh - 1
+        window = workspace.empty("window", (n, height, width, O), dy)
+        copy_window(part, top + first - (rh - 1), left - (rw - 1), window)
+        pixels = n * height * width
+        added = workspace.empty("taps", (rh * rw, few, pixels), dy)
+        torch.mm(taps, window.view(pixels, O).T, out=added.view(-1, pixels))
+        # the last places see beyond the window: what they would sum is cut off below
+        count = pixels - (rh - 1) * width - (rw - 1)
+        sums = workspace.empty("sums", (few, pixels), dy)
+        total = sums[:, :count].copy_(added[0, :, :count])
+        for t in range(1, rh * rw):
+            offset = t // rw * width + t % rw
+            total.add_(added[t, :, offset : offset + count])
+        if biases is not None:
+            total.add_(biases)
+        planes = sums.view(len(phases), C, n, height, width).permute(2, 3, 4, 0, 1)
+        planes = planes[:, : last - first, : right - left]
+        copy_to_phases(planes, top + first, left, geometry, phases, dx[pictures])
     return dx
 
 
@@ -151,19 +141,13 @@ def _column_products(x: Tensor, dy: Tensor, geometry: Geometry) -> Tensor:
     """columns(x)^T dy, (kh, kw, C, O)."""
     N, OH, OW, O = dy.shape
     (kh, kw), C = geometry.kernel, x.shape[3]
-    chunks = chunks_of_rows(N, OH, OW * max(kh * kw * C, O), CHUNK)
-
-    def work(share: Sequence[Chunk], workspace: Workspace) -> Tensor:
-        total = x.new_zeros(kh * kw * C, O)
-        for pictures, first, last in share:
-            columns = _columns(x[pictures], first, last, OW, geometry, workspace)
-            total.addmm_(columns.T, dy[pictures, first:last].reshape(-1, O))
-        return total
-
-    first, *others = share_out(chunks, work, x.device)
-    for other in others:
-        first.add_(other)
-    return first.view(kh, kw, C, O)
+    chunks = chunks_of_rows(N, OH, OW * max(kh * kw * C, O), x)
+    workspace = local_workspace()
+    total = x.new_zeros(kh * kw * C, O)
+    for pictures, first, last in chunks:
+        columns = _columns(x[pictures], first, last, OW, geometry, workspace)
+        total.addmm_(columns.T, dy[pictures, first:last].reshape(-1, O))
+    return total.view(kh, kw, C, O)
 
 
 def _columns(x: Tensor, first: int, last: int, OW: int, geometry: Geometry, workspace: Workspace) -> Tensor:

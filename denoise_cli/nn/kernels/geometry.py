@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 Pair = tuple[int, int]
-Chunk = tuple[slice, int, int]
-"""Pictures, first row, last row + 1."""
 
 
 @dataclass(frozen=True)
@@ -114,21 +112,3 @@ def phase_range(geometry: Geometry, size: Pair, axis: int) -> Pair:
 def _overlap(start: int, size: int, length: int) -> Pair:
     """The part of [0, length) that lies inside the data when the window begins at `start`."""
     return min(max(-start, 0), length), max(min(size - start, length), 0)
-
-
-def chunks_of_rows(pictures: int, rows: int, values_per_row: int, target: int) -> list[Chunk]:
-    """Cuts `pictures` x `rows` into chunks of about `target` values.
-
-    A chunk is a band of rows of one picture, or several whole pictures.
-    """
-    picture = rows * values_per_row
-    if 2 * picture <= target:
-        step = max(1, target // max(picture, 1))
-        return [(slice(n, min(n + step, pictures)), 0, rows) for n in range(0, pictures, step)]
-    bands = max(1, round(picture / target))
-    step = -(-rows // bands)
-    return [
-        (slice(n, n + 1), first, min(first + step, rows))
-        for n in range(pictures)
-        for first in range(0, rows, step)
-    ]

@@ -18,24 +18,22 @@ Weight gradient. Tap (i, j) receives rows^T dy for the rows it has read.
 Error: that of a direct sum, about 1e-6 of the largest output in float32.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from denoise_cli.nn.kernels.chunks import Workspace, chunks_of_rows, local_workspace
 from denoise_cli.nn.kernels.geometry import (
-    Chunk,
     Geometry,
     Pair,
-    chunks_of_rows,
     copy_phases,
     copy_to_phases,
     copy_window,
     phase_range,
 )
 from denoise_cli.nn.kernels.memory import empty
-from denoise_cli.nn.kernels.parallel import CHUNK, Workspace, share_out
 
 
 @dataclass(frozen=True)
@@ -111,24 +109,21 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) 
     steps = plan(geometry)
     matrices = [group.matrix(weight) for group in steps.groups]
     y = empty((N, OH, OW, O), x)
-    chunks = chunks_of_rows(N, OH, (OW + steps.halo[1]) * max(C * len(steps.phases), O), CHUNK)
-
-    def work(share: Sequence[Chunk], workspace: Workspace) -> None:
-        for pictures, first, last in share:
-            rows, (n, height, width) = _input_rows(x, pictures, first, last, OW, steps, workspace)
-            target = y[pictures, first:last]
-            direct = (height, width) == target.shape[1:3] and target.is_contiguous()
-            out = target.view(-1, O) if direct else workspace.empty("sums", (n * height * width, O), x)
-            for k, (group, matrix) in enumerate(zip(steps.groups, matrices, strict=True)):
-                begin, end = _span(group, steps, height, width, n)
-                part = rows[begin:end, group.channels(C)]
-                _product(part, matrix, out[: end - begin], accumulate=k > 0)
-            if not direct:
-                target.copy_(out.view(n, height, width, O)[:, : last - first, :OW])
-            if bias is not None:
-                target.add_(bias)
-
-    share_out(chunks, work, x.device)
+    chunks = chunks_of_rows(N, OH, (OW + steps.halo[1]) * max(C * len(steps.phases), O), x)
+    workspace = local_workspace()
+    for pictures, first, last in chunks:
+        rows, (n, height, width) = _input_rows(x, pictures, first, last, OW, steps, workspace)
+        target = y[pictures, first:last]
+        direct = (height, width) == target.shape[1:3] and target.is_contiguous()
+        out = target.view(-1, O) if direct else workspace.empty("sums", (n * height * width, O), x)
+        for k, (group, matrix) in enumerate(zip(steps.groups, matrices, strict=True)):
+            begin, end = _span(group, steps, height, width, n)
+            part = rows[begin:end, group.channels(C)]
+            _product(part, matrix, out[: end - begin], accumulate=k > 0)
+        if not direct:
+            target.copy_(out.view(n, height, width, O)[:, : last - first, :OW])
+        if bias is not None:
+            target.add_(bias)
     return y
 
 
@@ -147,28 +142,25 @@ def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Ge
         if bias is not None:
             dx.add_(bias)
     channels = len(steps.phases) * C
-    chunks = chunks_of_rows(N, q1 - q0, (c1 - c0 + hx) * max(channels, O), CHUNK)
-
-    def work(share: Sequence[Chunk], workspace: Workspace) -> None:
-        for pictures, first, last in share:
-            part = dy[pictures]
-            n, height, width = part.shape[0], last - first + hy, c1 - c0 + hx
-            top = q0 + first - hy
-            window = workspace.empty("window", (n, height, width, O), dy)
-            rows = copy_window(part, top, c0 - hx, window).view(-1, O)
-            out = workspace.empty("sums", (n * height * width, channels), dy)
-            started: set[int] = set()
-            for group, matrix in zip(steps.groups, matrices, strict=True):
-                # a window row is (hy - offset) rows before the output row it adds to
-                begin = (hy - group.offset[0]) * width + hx - group.offset[1]
-                count = n * height * width - hy * width - hx
-                _add_columns(rows[begin : begin + count], matrix, out[:count], group, C, started)
-            sums = out.view(n, height, width, len(steps.phases), C)[:, : last - first, : c1 - c0]
-            if bias is not None:
-                sums.add_(bias)
-            copy_to_phases(sums, q0 + first, c0, geometry, steps.phases, dx[pictures])
-
-    share_out(chunks, work, dy.device)
+    chunks = chunks_of_rows(N, q1 - q0, (c1 - c0 + hx) * max(channels, O), dy)
+    workspace = local_workspace()
+    for pictures, first, last in chunks:
+        part = dy[pictures]
+        n, height, width = part.shape[0], last - first + hy, c1 - c0 + hx
+        top = q0 + first - hy
+        window = workspace.empty("window", (n, height, width, O), dy)
+        rows = copy_window(part, top, c0 - hx, window).view(-1, O)
+        out = workspace.empty("sums", (n * height * width, channels), dy)
+        started: set[int] = set()
+        for group, matrix in zip(steps.groups, matrices, strict=True):
+            # a window row is (hy - offset) rows before the output row it adds to
+            begin = (hy - group.offset[0]) * width + hx - group.offset[1]
+            count = n * height * width - hy * width - hx
+            _add_columns(rows[begin : begin + count], matrix, out[:count], group, C, started)
+        sums = out.view(n, height, width, len(steps.phases), C)[:, : last - first, : c1 - c0]
+        if bias is not None:
+            sums.add_(bias)
+        copy_to_phases(sums, q0 + first, c0, geometry, steps.phases, dx[pictures])
     return dx
 
 
@@ -179,30 +171,23 @@ def weight_gradient(
     N, OH, OW, O = dy.shape
     C = x.shape[3]
     steps = plan(geometry)
-    chunks = chunks_of_rows(N, OH, (OW + steps.halo[1]) * max(C * len(steps.phases), O), CHUNK)
-
-    def work(share: Sequence[Chunk], workspace: Workspace) -> tuple[list[Tensor], Tensor]:
-        d_matrices = [x.new_zeros(len(group.taps) * C, O) for group in steps.groups]
-        d_constant = x.new_zeros(O)
-        for pictures, first, last in share:
-            rows, (n, height, width) = _input_rows(x, pictures, first, last, OW, steps, workspace)
-            part = dy[pictures, first:last]
-            if (height, width) != part.shape[1:3] or not part.is_contiguous():
-                part = copy_window(part, 0, 0, workspace.empty("dy", (n, height, width, O), dy))
-            d_rows = part.view(-1, O)
-            for group, d_matrix in zip(steps.groups, d_matrices, strict=True):
-                begin, end = _span(group, steps, height, width, n)
-                d_matrix.addmm_(rows[begin:end, group.channels(C)].T, d_rows[: end - begin])
-            if d_bias is not None:
-                d_constant.add_(d_rows.sum(0))
-        return d_matrices, d_constant
-
-    for d_matrices, d_constant in share_out(chunks, work, x.device):
+    chunks = chunks_of_rows(N, OH, (OW + steps.halo[1]) * max(C * len(steps.phases), O), x)
+    workspace = local_workspace()
+    d_matrices = [x.new_zeros(len(group.taps) * C, O) for group in steps.groups]
+    for pictures, first, last in chunks:
+        rows, (n, height, width) = _input_rows(x, pictures, first, last, OW, steps, workspace)
+        part = dy[pictures, first:last]
+        if (height, width) != part.shape[1:3] or not part.is_contiguous():
+            part = copy_window(part, 0, 0, workspace.empty("dy", (n, height, width, O), dy))
+        d_rows = part.view(-1, O)
         for group, d_matrix in zip(steps.groups, d_matrices, strict=True):
-            for (i, j), block in zip(group.taps, torch.split(d_matrix, C), strict=True):
-                d_weight[:, :, i, j].add_(block.T)
+            begin, end = _span(group, steps, height, width, n)
+            d_matrix.addmm_(rows[begin:end, group.channels(C)].T, d_rows[: end - begin])
         if d_bias is not None:
-            d_bias.add_(d_constant)
+            d_bias.add_(d_rows.sum(0))
+    for group, d_matrix in zip(steps.groups, d_matrices, strict=True):
+        for (i, j), block in zip(group.taps, torch.split(d_matrix, C), strict=True):
+            d_weight[:, :, i, j].add_(block.T)
 
 
 def _input_rows(

@@ -22,16 +22,13 @@ Error: 2e-6 of the largest output in float32, twice that of a direct sum.
 Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
+from denoise_cli.nn.kernels.chunks import Chunk, Workspace, chunks_of_rows, local_workspace
 from denoise_cli.nn.kernels.geometry import (
-    Chunk,
     Geometry,
     Pair,
-    chunks_of_rows,
     copy_phases,
     copy_to_phases,
     copy_window,
@@ -39,7 +36,6 @@ from denoise_cli.nn.kernels.geometry import (
 )
 from denoise_cli.nn.kernels.memory import empty
 from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_3, MinimalFilter
-from denoise_cli.nn.kernels.parallel import CHUNK, Workspace, share_out
 
 
 def filter_for(geometry: Geometry) -> MinimalFilter | None:
@@ -70,23 +66,20 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) 
     tw = -(-OW // f.outputs)
     filters = _transformed(_by_tap(weight, geometry), f)
     y = empty((N, OH, OW, O), x)
-    chunks = _chunks(N, OH, tw, max(filters.shape[1:]), f)
-
-    def work(share: Sequence[Chunk], workspace: Workspace) -> None:
-        for pictures, first, last in share:
-            v = _input_planes(x[pictures], first, last, tw, geometry, f, workspace)
-            m = _products(v, filters, workspace)
-            rows = y[pictures, first * f.outputs : last * f.outputs]
-            whole = rows.shape[1:3] == ((last - first) * f.outputs, tw * f.outputs)
-            if whole:
-                _output_tiles(m, rows, f, workspace)
-            else:
-                tiles = _tiles(rows.shape[0], last - first, tw, O, f, m, workspace)
-                rows.copy_(tiles[:, : rows.shape[1], :OW])
-            if bias is not None:
-                rows.add_(bias)
-
-    share_out(chunks, work, x.device)
+    chunks = _chunks(x, OH, tw, max(filters.shape[1:]), f)
+    workspace = local_workspace()
+    for pictures, first, last in chunks:
+        v = _input_planes(x[pictures], first, last, tw, geometry, f, workspace)
+        m = _products(v, filters, workspace)
+        rows = y[pictures, first * f.outputs : last * f.outputs]
+        whole = rows.shape[1:3] == ((last - first) * f.outputs, tw * f.outputs)
+        if whole:
+            _output_tiles(m, rows, f, workspace)
+        else:
+            tiles = _tiles(rows.shape[0], last - first, tw, O, f, m, workspace)
+            rows.copy_(tiles[:, : rows.shape[1], :OW])
+        if bias is not None:
+            rows.add_(bias)
     return y
 
 
@@ -103,23 +96,20 @@ def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Ge
     turned = _by_tap(weight, geometry).flip(0, 1).transpose(2, 3)
     filters = _transformed(turned, f)
     dx = empty((N, *size, C), dy)
-    chunks = _chunks(N, bottom - top, tw, max(filters.shape[1:]), f)
-
-    def work(share: Sequence[Chunk], workspace: Workspace) -> None:
-        for pictures, first, last in share:
-            part, back = dy[pictures], f.taps - 1
-            height, width = (last - first) * f.outputs + back, tw * f.outputs + back
-            window = workspace.empty("window", (part.shape[0], height, width, dy.shape[3]), dy)
-            copy_window(part, top + first * f.outputs - back, left - back, window)
-            m = _products(_planes(window, f, workspace), filters, workspace)
-            tiles = _tiles(part.shape[0], last - first, tw, s * s * C, f, m, workspace)
-            rows = min(bottom - top, last * f.outputs) - first * f.outputs
-            phases = tiles.view(*tiles.shape[:3], s * s, C)[:, :rows, : right - left]
-            if bias is not None:
-                phases.add_(bias)
-            copy_to_phases(phases, top + first * f.outputs, left, geometry, geometry.all_phases, dx[pictures])
-
-    share_out(chunks, work, dy.device)
+    chunks = _chunks(dy, bottom - top, tw, max(filters.shape[1:]), f)
+    workspace = local_workspace()
+    for pictures, first, last in chunks:
+        part, back = dy[pictures], f.taps - 1
+        height, width = (last - first) * f.outputs + back, tw * f.outputs + back
+        window = workspace.empty("window", (part.shape[0], height, width, dy.shape[3]), dy)
+        copy_window(part, top + first * f.outputs - back, left - back, window)
+        m = _products(_planes(window, f, workspace), filters, workspace)
+        tiles = _tiles(part.shape[0], last - first, tw, s * s * C, f, m, workspace)
+        rows = min(bottom - top, last * f.outputs) - first * f.outputs
+        phases = tiles.view(*tiles.shape[:3], s * s, C)[:, :rows, : right - left]
+        if bias is not None:
+            phases.add_(bias)
+        copy_to_phases(phases, top + first * f.outputs, left, geometry, geometry.all_phases, dx[pictures])
     return dx
 
 
@@ -128,27 +118,20 @@ def weight_gradient(
 ) -> None:
     """Adds dL/dweight (O, C, kh, kw) and dL/dbias (O,) in place."""
     f, (r, s) = _filter(geometry), (geometry.kernel[0] // geometry.stride[0], geometry.stride[0])
-    N, OH, OW, O = dy.shape
+    _, OH, OW, O = dy.shape
     C, places = x.shape[3], f.inputs**2
     tw = -(-OW // f.outputs)
-    chunks = _chunks(N, OH, tw, max(s * s * C, O), f)
-
-    def work(share: Sequence[Chunk], workspace: Workspace) -> tuple[Tensor, Tensor]:
-        d_filters, d_constant = x.new_zeros(places, s * s * C, O), x.new_zeros(O)
-        for pictures, first, last in share:
-            v = _input_planes(x[pictures], first, last, tw, geometry, f, workspace)
-            dm = _output_gradient_planes(dy[pictures], first, last, tw, f, workspace)
-            d_filters.baddbmm_(v.transpose(1, 2), dm)
-            if d_bias is not None:
-                d_constant.add_(dy[pictures, first * f.outputs : last * f.outputs].sum((0, 1, 2)))
-        return d_filters, d_constant
-
-    both = _kron(f, x)
-    for d_filters, d_constant in share_out(chunks, work, x.device):
-        taps = (both.T @ d_filters.view(places, -1)).view(r, r, s, s, C, O)
-        d_weight.view(O, C, r, s, r, s).add_(taps.permute(5, 4, 1, 2, 0, 3))
+    chunks = _chunks(x, OH, tw, max(s * s * C, O), f)
+    workspace = local_workspace()
+    d_filters = x.new_zeros(places, s * s * C, O)
+    for pictures, first, last in chunks:
+        v = _input_planes(x[pictures], first, last, tw, geometry, f, workspace)
+        dm = _output_gradient_planes(dy[pictures], first, last, tw, f, workspace)
+        d_filters.baddbmm_(v.transpose(1, 2), dm)
         if d_bias is not None:
-            d_bias.add_(d_constant)
+            d_bias.add_(dy[pictures, first * f.outputs : last * f.outputs].sum((0, 1, 2)))
+    taps = (_kron(f, x).T @ d_filters.view(places, -1)).view(r, r, s, s, C, O)
+    d_weight.view(O, C, r, s, r, s).add_(taps.permute(5, 4, 1, 2, 0, 3))
 
 
 def _filter(geometry: Geometry) -> MinimalFilter:
@@ -158,9 +141,9 @@ def _filter(geometry: Geometry) -> MinimalFilter:
     return f
 
 
-def _chunks(N: int, rows: int, tw: int, channels: int, f: MinimalFilter) -> list[Chunk]:
-    """Rows of tiles, cut to the size of a chunk of input."""
-    return chunks_of_rows(N, -(-rows // f.outputs), f.outputs * f.outputs * tw * channels, CHUNK)
+def _chunks(like: Tensor, rows: int, tw: int, channels: int, f: MinimalFilter) -> list[Chunk]:
+    """Rows of tiles in chunks, for outputs of so many rows."""
+    return chunks_of_rows(like.shape[0], -(-rows // f.outputs), f.outputs**2 * tw * channels, like)
 
 
 def _by_tap(weight: Tensor, geometry: Geometry) -> Tensor:
