@@ -31,8 +31,8 @@ class Conv2d(Module):
 
     (N, in_channels, H, W) -> (N, out_channels, OH, OW) with OH = floor((H + 2 padding - e) / stride) + 1 for
     a window of e = dilation (kernel - 1) + 1 pixels. The weight is (out_channels, in_channels / groups, kh,
-    kw). `padding` is a number of pixels or "same"; what it adds is zeros or, with `padding_mode: reflect`, the
-    picture mirrored at its edge pixels.
+    kw). `padding` is a number of pixels or "same"; what it adds is zeros or, with `padding_mode: reflect`,
+    the picture mirrored at its edge pixels.
 
     dw is the correlation of x with dy, db the sum of dy, dx the transposed convolution of dy with w.
     """
