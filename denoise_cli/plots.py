@@ -112,8 +112,9 @@ def draw_bands(
             axes.set(xlabel=x_label, ylabel=label)
             if any(len(band.x) for band in bands):
                 axes.xaxis.get_major_locator().set_params(integer=True)
-        if panels and bands:
-            axes.legend(title=legend_title or None)
+        handles, labels = figure.axes[0].get_legend_handles_labels()
+        if handles:
+            figure.legend(handles, labels, title=legend_title or None, loc="outside right upper")
         if title:
             figure.suptitle(title, color="#33415c", fontweight="bold")
         if note:

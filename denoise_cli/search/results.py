@@ -96,7 +96,7 @@ def _result(search: Search, trial: Known) -> dict[str, Any]:
         "lowest_validation_loss": f"{min(epoch.validation_loss for epoch in epochs):.6g}",
         "psnr": f"{last.psnr:.3f}",
         "best_psnr": f"{max(epoch.psnr for epoch in epochs):.3f}",
-        "seconds": f"{last.seconds:.1f}",
+        "seconds": f"{last.seconds:.4g}",
         "folder": trial.folder.path.name,
     }
 

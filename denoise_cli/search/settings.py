@@ -59,7 +59,7 @@ class Settings(Section):
     labels: dict[str, str] = Field(default={})
     """Names for entries of `values`, shown in their place."""
     sampler: Literal["grid", "random", "tpe"] = "grid"
-    """grid: every combination. random: `trials` points. tpe: `trials` points, where earlier ones were good."""
+    """grid: every combination. random: `trials` of them. tpe: `trials`, drawn near those that were good."""
     trials: Positive | None = None
     """How many points random and tpe try."""
     prune: bool = False

@@ -1,0 +1,306 @@
+"""Searches: what a file may say, who tries what, and what is written of it."""
+
+import csv
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+
+import pytest
+import torch
+
+from denoise_cli.config import load_config
+from denoise_cli.errors import UsageError
+from denoise_cli.search import Trials, draw_results, load_search, run_search, scores, write_results
+from denoise_cli.search.folder import TrialFolder
+from denoise_cli.trainer import StepRecord
+from denoise_cli.training import fit
+
+ROOT = Path(__file__).parent.parent
+SEARCH = """
+title: A search
+base:
+  input: {channels: 1}
+  model:
+    - conv2d: {in_channels: 1, out_channels: 2, kernel_size: 3, padding: 1}
+    - relu
+    - conv2d: {in_channels: 2, out_channels: 1, kernel_size: 3, padding: 1}
+  optimizer: {name: sgd, lr: 0.1}
+  data:
+    train: {source: synthetic, count: 8, size: 16}
+    validation: {source: synthetic, count: 2, size: 16}
+    patch: 8
+    batch: 4
+    workers: 0
+  train: {epochs: 2, validate_every: null, save_every: 1}
+values:
+  optimizer.lr: [0.05, 0.1]
+labels: {optimizer.lr: learning rate}
+"""
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def search_of(here, text=SEARCH, **more):
+    file = here / "search.yaml"
+    file.write_text(text + "".join(f"{key}: {value}\n" for key, value in more.items()))
+    return load_search(file)
+
+
+def values(name, spec):
+    """The search with other `values`."""
+    return SEARCH.replace("  optimizer.lr: [0.05, 0.1]", f"  {name}: {spec}").replace("labels", "#")
+
+
+def rows(folder, name="results.csv"):
+    with (folder / name).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def trials_of(search, folder):
+    """(lr, seed, state) of every trial that was begun."""
+    trials = Trials(search, folder)
+    try:
+        return [(each.point["optimizer.lr"], each.seed, each.state) for each in trials.known()]
+    finally:
+        trials.close()
+
+
+# The file -----------------------------------------------------------------------------------------------------
+
+
+def test_a_base_is_an_experiment_or_the_path_of_one(here):
+    inline = search_of(here)
+    (here / "base.yaml").write_text(inline.base.to_yaml())
+    begin, end = SEARCH.index("base:"), SEARCH.index("values:")
+    by_path = search_of(here, SEARCH[:begin] + "base: base.yaml\n" + SEARCH[end:])
+    assert by_path.base == inline.base
+    changed = load_search(here / "search.yaml", ["train.epochs=1"])
+    assert changed.base.train.epochs == 1
+
+
+def test_a_grid_has_every_combination_and_random_as_many_as_wanted(here):
+    two = "{optimizer.lr: [1, 2], model.1: [relu, {elu: {alpha: 2.0}}, selu]}"
+    text = SEARCH[: SEARCH.index("values:")] + f"values: {two}\n"
+    points = search_of(here, text).points()
+    assert len({tuple(point.values()) for point in points}) == 6
+    experiment = search_of(here, text).experiment(points[1], seed=3)
+    assert (experiment.optimizer.arguments, experiment.model[1], experiment.seed) == (
+        {"lr": 1},
+        {"elu": {"alpha": 2.0}},
+        3,
+    )
+
+    text = values("optimizer.lr", "{low: 0.01, high: 1.0, log: true}")
+    drawn = search_of(here, text, sampler="random", trials=20).points()
+    numbers = [point["optimizer.lr"] for point in drawn]
+    assert drawn == search_of(here, text, sampler="random", trials=20).points(), "always the same draws"
+    assert len(set(numbers)) == 20
+    assert all(0.01 <= number <= 1 for number in numbers)
+    assert 4 < sum(number < 0.1 for number in numbers) < 16, "half of them in each decade, or about so"
+
+
+def test_alternatives_change_several_keys_at_once(here):
+    wide = "{model.0.conv2d.out_channels: 5, model.2.conv2d.in_channels: 5}"
+    search = search_of(here, values("width", f"{{narrow: {{}}, wide: {wide}}}"))
+    narrow, wide = (search.experiment(point, 0).build_model() for point in search.points())
+    assert (len(narrow.state()["0.bias"]), len(wide.state()["0.bias"])) == (2, 5)
+    assert [search.describe(point) for point in search.points()] == ["narrow", "wide"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "should be a mapping like {key: value}, not null"),
+        (SEARCH.replace("values", "vales"), "unknown key 'vales' - did you mean 'values'?"),
+        (values("optimizer.lr", "[]"), "values.optimizer.lr: an empty list; give at least one value"),
+        (values("optimizer.lr", "[1, 1.0]"), "values.optimizer.lr: has 1 twice"),
+        (values("optimizer.lr", "4"), "values.optimizer.lr: should be a list of values, or a range"),
+        (values("optimizer.lr", "{lo: 1, high: 2}"), "values.optimizer.lr: unknown key 'lo' - did you mean"),
+        (values("optimizer.lr", "{low: 3, high: 2}"), "values.optimizer.lr: low must be less than high"),
+        (values("optimizer.lr", "{low: 1, high: 2}"), "values.optimizer.lr: a grid needs a list of values"),
+        (values("optimiser.lr", "[1]"), "values.optimiser.lr: unknown key 'optimiser' - did you mean 'optimizer'"),
+        (values("optimizer.lrr", "[1]"), "with optimizer.lrr 1: optimizer: unknown key 'lrr'"),
+        (values("optimizer.lr", "[1, fast]"), "with optimizer.lr fast: optimizer.lr: should be a number"),
+        (values("model.7", "[relu]"), "values.model.7: model is a list: name an index up to 2"),
+        (SEARCH.replace("lr: learning", "lrr: learning"), "labels: unknown entry of values 'optimizer.lrr'"),
+        (SEARCH + "sampler: random", "sampler: random needs trials"),
+        (SEARCH + "trials: 3", "sampler: grid takes no trials"),
+        (SEARCH + "sampler: best", "sampler: should be 'grid', 'random' or 'tpe', not 'best'"),
+        (SEARCH + "seeds: []", "seeds: should be"),
+        (SEARCH + "seeds: [1, 1]", "seeds: repeats itself"),
+        (SEARCH.replace("- relu", "- rleu"), "base: model[1]: unknown layer 'rleu' - did you mean 'relu'?"),
+        (SEARCH.replace("{source: synthetic, count: 2, size: 16}", "null"), "base: has no data.validation"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(here, text, message):
+    with pytest.raises(UsageError) as caught:
+        search_of(here, text)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(str(here / "search.yaml"))
+    assert "\n" not in str(caught.value)
+
+
+# The work -----------------------------------------------------------------------------------------------------
+
+
+def test_a_search_writes_its_tables_the_best_config_and_a_figure(here):
+    search, folder = search_of(here, seeds=[0, 1]), here / "out"
+    told = list(run_search(search, folder))
+    assert [each.label for each in told] == [
+        "learning rate 0.05, seed 0",
+        "learning rate 0.1, seed 0",
+        "learning rate 0.05, seed 1",
+        "learning rate 0.1, seed 1",
+    ]
+    assert [(each.done, each.total) for each in told] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+    table, epochs = rows(folder), rows(folder, "epochs.csv")
+    assert [row["state"] for row in table] == ["complete"] * 4
+    assert [row["epoch"] for row in epochs] == ["1", "2"] * 4
+    assert all(float(row["seconds"]) > 0 for row in table)
+    mean = {
+        lr: sum(float(row["best_psnr"]) for row in table if row["optimizer.lr"] == lr) / 2
+        for lr in ("0.05", "0.1")
+    }
+    best = load_config(folder / "best.yaml")
+    assert best.optimizer.arguments["lr"] == float(max(mean, key=mean.__getitem__))
+
+    trials = Trials(search, folder)
+    found = scores(trials)
+    assert found[0].psnr == pytest.approx(max(mean.values()), abs=1e-3)
+    assert found[0].spread >= 0
+    draw_results(trials)
+    trials.close()
+    assert (folder / "losses.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_losses_by_epoch_are_those_of_the_steps(here):
+    experiment = search_of(here).base
+    folder = TrialFolder(here / "run")
+    losses = [record.loss for record in fit(experiment, folder) if isinstance(record, StepRecord)]
+    first, second = folder.epochs()
+    assert first.train_loss == pytest.approx(sum(losses[:2]) / 2, rel=1e-5)
+    assert second.train_loss == pytest.approx(sum(losses[2:]) / 2, rel=1e-5)
+    assert (first.epoch, second.epoch) == (1, 2)
+
+
+def test_a_finished_search_does_nothing_more_and_may_grow_by_seeds(here):
+    folder = here / "out"
+    assert len(list(run_search(search_of(here), folder))) == 2
+    assert list(run_search(search_of(here), folder)) == []
+    assert [each.label for each in run_search(search_of(here, seeds=[0, 7]), folder)] == [
+        "learning rate 0.05, seed 7",
+        "learning rate 0.1, seed 7",
+    ]
+    with pytest.raises(UsageError, match="holds a search of more seeds"):
+        list(run_search(search_of(here), folder))
+
+
+def test_another_search_does_not_go_into_the_same_folder(here):
+    folder = here / "out"
+    list(islice(run_search(search_of(here), folder), 1))
+    other = SEARCH.replace("[0.05, 0.1]", "[0.05, 0.2]")
+    with pytest.raises(UsageError, match=r"out: holds a search whose values.optimizer.lr is \[0.05, 0.1\]"):
+        list(run_search(search_of(here, other), folder))
+    with pytest.raises(UsageError, match="in use by something else"):
+        list(run_search(search_of(here), here))
+
+
+def test_a_trial_is_handed_out_once_and_again_when_it_was_dropped(here):
+    one, other = (Trials(search_of(here), here / "out") for _ in range(2))
+    with one.claim() as first, other.claim() as second, one.claim() as third:
+        assert first.point != second.point
+        assert third is None, "both are being tried"
+    with other.claim() as again:
+        assert again.point == first.point
+        assert again.folder.path == first.folder.path, "to go on from what it saved"
+    one.close()
+    other.close()
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+import denoise_cli.search.running as running
+from denoise_cli.search import load_search, run_search
+
+torch.set_num_threads(1)
+steps = 0
+def fit(*arguments, **more):
+    global steps
+    for record in training_fit(*arguments, **more):
+        steps += 1
+        if steps == int(sys.argv[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield record
+training_fit, running.fit = running.fit, fit
+for _ in run_search(load_search(Path("search.yaml")), Path(sys.argv[1])):
+    pass
+"""
+
+
+def test_a_killed_search_goes_on_loses_nothing_and_repeats_nothing(here):
+    """Killed in the middle of the second trial; what comes out is what an undisturbed search finds."""
+    search = search_of(here, seeds=[0, 1])
+    environment = {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", KILLED, "out", "10"]
+    assert subprocess.run(command, cwd=here, env=environment, check=False).returncode == -9
+    assert trials_of(search, here / "out") == [("0.05", 0, "complete"), ("0.1", 0, "unfinished")]
+    finished = (here / "out" / "trials" / "0000" / "metrics.csv").stat()
+
+    labels = [each.label for each in run_search(search, here / "out")]
+    assert labels == ["learning rate 0.1, seed 0", "learning rate 0.05, seed 1", "learning rate 0.1, seed 1"]
+    assert (here / "out" / "trials" / "0000" / "metrics.csv").stat() == finished
+    list(run_search(search, here / "whole"))
+    assert [_figures(row) for row in rows(here / "out")] == [_figures(row) for row in rows(here / "whole")]
+
+
+def _figures(row):
+    """What does not depend on time or on how often a search was stopped."""
+    return {name: value for name, value in row.items() if name not in ("trial", "seconds", "folder")}
+
+
+def test_a_diverged_trial_counts_as_tried_and_never_as_best(here):
+    search = search_of(here, values("optimizer.lr", "[1.0e+30, 0.1]"))
+    told = [each.outcome for each in run_search(search, here / "out")]
+    assert told == ["diverged", "complete"]
+    assert load_config(here / "out" / "best.yaml").optimizer.arguments["lr"] == 0.1
+    assert list(run_search(search, here / "out")) == []
+    trials = Trials(search, here / "out")
+    write_results(trials)
+    draw_results(trials)
+    trials.close()
+
+
+def test_pruning_stops_what_is_below_the_median(here):
+    """After five trials (Optuna's start) a hopeless one ends at its first validation, and is not repeated."""
+    lrs = "[0.1, 0.11, 0.12, 0.13, 0.14, 1.0e-9]"
+    search = search_of(here, values("optimizer.lr", lrs), prune="true", seeds=[0, 1])
+    told = {each.label: each.outcome for each in run_search(search, here / "out")}
+    assert told["optimizer.lr 1e-09, seed 0"] == "pruned"
+    assert "optimizer.lr 1e-09, seed 1" not in told
+    assert [row["epochs"] for row in rows(here / "out") if row["state"] == "pruned"][0] == "1"
+
+
+def test_tpe_tries_as_many_points_as_wanted_each_with_every_seed(here):
+    text = values("optimizer.lr", "{low: 0.01, high: 0.2, log: true}")
+    search = search_of(here, text, sampler="tpe", trials=3, seeds=[0, 1])
+    list(islice(run_search(search, here / "out"), 2))
+    list(run_search(search, here / "out"))
+    tried = trials_of(search, here / "out")
+    points = {lr for lr, _, _ in tried}
+    assert len(points) == 3
+    assert {(lr, seed) for lr, seed, _ in tried} == {(lr, seed) for lr in points for seed in (0, 1)}
+    assert len(tried) == 6
+    list(run_search(search, here / "other"))
+    assert trials_of(search, here / "other")[0] == tried[0]
+
+
+def test_threads_are_left_alone():
+    assert torch.get_num_threads() == 1
