@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 
 from denoise_cli.errors import UsageError
+from denoise_cli.nn.precision import PRECISIONS, Precision
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-PRECISIONS = {"float32": torch.float32, "bf16": torch.bfloat16}
 _UNKNOWN = 2 * 2**30
 
 
@@ -27,11 +27,12 @@ def choose_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
-def choose_precision(name: str = "float32") -> torch.dtype:
-    """The type of number that a network computes with. Raises UsageError for a name that is not known."""
-    if name not in PRECISIONS:
-        raise UsageError(f"unknown precision {name!r}: choose {' or '.join(PRECISIONS)}")
-    return PRECISIONS[name]
+def choose_precision(name: str) -> Precision:
+    """The precision of that name. Raises UsageError for a name that is not known."""
+    for precision in PRECISIONS:
+        if name == precision:
+            return precision
+    raise UsageError(f"unknown precision {name!r}: choose {' or '.join(PRECISIONS)}")
 
 
 def free_memory(device: torch.device) -> int:

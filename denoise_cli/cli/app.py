@@ -17,8 +17,11 @@ from typer.core import TyperGroup
 from denoise_cli.cli.check import check
 from denoise_cli.cli.data import data
 from denoise_cli.cli.eval import evaluate
+from denoise_cli.cli.image import image
 from denoise_cli.cli.layers import layers
 from denoise_cli.cli.models import models
+from denoise_cli.cli.noise import noise
+from denoise_cli.cli.psnr import psnr
 from denoise_cli.cli.search import search
 from denoise_cli.cli.train import train
 from denoise_cli.errors import DenoiseError
@@ -123,9 +126,13 @@ def denoise(
     """Take the noise out of pictures, with a neural network written from scratch."""
 
 
+PICTURES = "Pictures"
 NETWORKS = "Make and measure networks"
 INSIDE = "Look inside"
 
+app.command(rich_help_panel=PICTURES)(image)
+app.command(rich_help_panel=PICTURES)(noise)
+app.command(rich_help_panel=PICTURES)(psnr)
 app.command(rich_help_panel=NETWORKS)(train)
 app.command("eval", rich_help_panel=NETWORKS)(evaluate)
 app.command(rich_help_panel=NETWORKS)(search)

@@ -167,6 +167,8 @@ def image(
     from denoise_cli.cli.pipeline import run
     from denoise_cli.cli.plan import STREAM, plan
     from denoise_cli.denoising import Settings
+    from denoise_cli.hardware import choose_precision
+    from denoise_cli.nn.precision import products_in
 
     if self_taught and (model or sigma is not None):
         raise UsageError(f"--self and {'--model' if model else '--sigma'} exclude each other")
@@ -189,11 +191,9 @@ def image(
         settings = replace(settings, sigma_map=_read_map(sigma_map))
     if threads:
         torch.set_num_threads(threads)
-    with display(len(planned), quiet=quiet) as shown:
+    with products_in(choose_precision(precision)), display(len(planned), quiet=quiet) as shown:
         work = Work(
-            denoisers(
-                model, self_taught=self_taught, seed=seed, device=device, precision=precision, display=shown
-            ),
+            denoisers(model, self_taught=self_taught, seed=seed, device=device, display=shown),
             settings,
             shown,
             format=format,

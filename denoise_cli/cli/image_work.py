@@ -182,17 +182,17 @@ class Work:
 
 
 def denoisers(
-    model: str | None, *, self_taught: bool, seed: int, device: str, precision: str, display: Display
+    model: str | None, *, self_taught: bool, seed: int, device: str, display: Display
 ) -> DenoiserFor:
     """What denoises a picture: the named model or the usual one, or what the picture itself teaches.
 
-    Raises UsageError for a model, device or precision that there is not.
+    Raises UsageError for a model or device that there is not.
     """
     from denoise_cli.checkpoint import load_model
-    from denoise_cli.hardware import choose_device, choose_precision
+    from denoise_cli.hardware import choose_device
     from denoise_cli.zero_shot import learn
 
-    place, dtype = choose_device(device), choose_precision(precision)
+    place = choose_device(device)
     if self_taught:
 
         def taught(picture: Picture) -> Denoiser:
@@ -200,7 +200,6 @@ def denoisers(
 
         return taught
     denoiser = load_model(model or DEFAULT_MODEL, place)
-    denoiser.net.to(dtype=dtype)
     return lambda picture: denoiser
 
 
