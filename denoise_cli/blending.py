@@ -10,6 +10,9 @@ To go on along D(x) - x beyond 1 would not clean more, but print the noise as it
 
 Brightness and colour may have strengths of their own. The change D - x is split into two parts that are
 orthogonal and add up to it: its mean over R, G and B, and what is left.
+
+Noise has no mean, so neither may what is taken away: the mean of the change over the square around each pixel
+is given back. No place of a picture becomes brighter, darker or of another tint.
 """
 
 from dataclasses import dataclass
@@ -19,18 +22,24 @@ from torch import Tensor
 
 from denoise_cli.denoiser import Denoiser, pad_to_multiple
 
+RADIUS = 32
+"""Half the side of the squares that keep their mean: large, so that hardly any noise comes back with it."""
+
 
 @dataclass(frozen=True)
 class Blend:
-    """Strengths from 0 to 2, and whether to take the mean over the eight flips and turns of the picture."""
+    """Strengths from 0 to 2, whether to take the mean over the eight flips and turns of the picture, and
+    whether every place is to keep its mean."""
 
     luma: float = 1.0
     chroma: float = 1.0
     ensemble: bool = False
+    keep_mean: bool = True
 
-    def passes(self, denoiser: Denoiser) -> int:
-        """How many times the network is applied to its own answer, counting the first."""
-        return 2 if max(self.luma, self.chroma) > 1 and not denoiser.noise_level else 1
+    def margin(self, denoiser: Denoiser) -> float:
+        """How many pixels around itself a pixel of the result may see."""
+        passes = 2 if max(self.luma, self.chroma) > 1 and not denoiser.noise_level else 1
+        return passes * denoiser.reach.margin + RADIUS * self.keep_mean
 
     def apply(self, denoiser: Denoiser, x: Tensor, sigma: float, scale: Tensor | None = None) -> Tensor:
         """The result for pictures x (1, C, H, W).
@@ -60,6 +69,8 @@ class Blend:
             if beyond > 1:
                 change += (beyond - 1) * (self._answer(denoiser, y) - y)
         change *= min(strength, 1.0)
+        if self.keep_mean:
+            change -= local_mean(change, RADIUS)
         return change if keep is None else change * keep
 
     def _answer(self, denoiser: Denoiser, x: Tensor, sigma: float | Tensor | None = None) -> Tensor:
@@ -90,6 +101,20 @@ def ensemble(denoiser: Denoiser, x: Tensor, sigma: float | Tensor | None = None)
             y = answer(denoiser, _turn(x, turns, mirror), level)
             total += torch.rot90(y.flip(3) if mirror else y, -turns, (2, 3))
     return total[..., :H, :W] / 8
+
+
+def local_mean(x: Tensor, radius: int) -> Tensor:
+    """The mean over the square around each pixel of x (N, C, H, W), `radius` to each side within x."""
+    for dim in (2, 3):
+        size = x.shape[dim]
+        places = torch.arange(size, device=x.device)
+        first, last = (places - radius).clamp(min=0), (places + radius + 1).clamp(max=size)
+        counts = (last - first).reshape((-1, 1) if dim == 2 else (-1,))
+        # sums of all up to a place: those of a stretch are a difference of two
+        sums = x.new_zeros([n + (d == dim) for d, n in enumerate(x.shape)])
+        torch.cumsum(x, dim, out=sums.narrow(dim, 1, size))
+        x = sums.index_select(dim, last).sub_(sums.index_select(dim, first)).div_(counts)
+    return x
 
 
 def _turn(x: Tensor, turns: int, mirror: bool) -> Tensor:

@@ -29,13 +29,17 @@ Progress = Callable[[int, int], None]
 MAX_STRENGTH = 2.0
 MAX_SIGMA = 255.0
 
-# Memory for a picture's samples, before and after, and the network's activations for one tile. The more of it
-# is left for the activations, the less of a tile is overlap.
-_MOST_MEMORY = 950 * 2**20
+# Memory for a picture's samples and for the activations of one tile. The more is left for the activations,
+# the less of a tile is overlap.
+_MOST_MEMORY = 1250 * 2**20
 _LEAST_FOR_ACTIVATIONS = 256 * 2**20
 _SHARE_OF_FREE_MEMORY = 0.5
-# The widest activation, this many times: input, output and workspace of a convolution, and what skips hold.
-_LIVE_ACTIVATIONS = 5
+# Samples as they came, as they go, and what reading and writing need beside them.
+_LIVE_SAMPLES = 3
+# The widest activation: input, output and workspace of a convolution, and what skips hold.
+_LIVE_ACTIVATIONS = 4.5
+# The pixels of a tile: noisy, denoised, the change, its local mean and the sums for that.
+_LIVE_PIXELS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +51,8 @@ class Settings:
     the same size, where white means `sigma`, gray that part of it, and black leaves a pixel as it is.
     `ensemble`: the mean of the network's answers to the eight flips and turns of the picture. `tile`: height
     and width of what is computed at once, overlap not counted; "auto" fits it to the free memory, "off" takes
-    the picture whole.
+    the picture whole. `keep_mean`: brightness and colour stay as they are in every place; False takes the
+    bare answer of the network.
 
     Raises UsageError for a value out of range.
     """
@@ -59,6 +64,7 @@ class Settings:
     sigma_map: Source | None = None
     ensemble: bool = False
     tile: int | Literal["auto", "off"] = "auto"
+    keep_mean: bool = True
 
     def __post_init__(self) -> None:
         _check("sigma", self.sigma, MAX_SIGMA)
@@ -71,7 +77,8 @@ class Settings:
     def blend(self) -> Blend:
         """How much of the network's answer is taken."""
         luma = self.strength if self.luma is None else self.luma
-        return Blend(luma, self.strength if self.chroma is None else self.chroma, self.ensemble)
+        chroma = self.strength if self.chroma is None else self.chroma
+        return Blend(luma, chroma, self.ensemble, self.keep_mean)
 
     @property
     def changes_nothing(self) -> bool:
@@ -117,8 +124,8 @@ def denoise_picture(
         return picture
     noise = noise or measure_noise(picture, settings)
     result = picture.empty_result()
-    held = 2 * picture.samples.nbytes
-    _denoise(denoiser, picture, result, settings, noise, held=held, progress=progress)
+    samples = picture.samples.nbytes
+    _denoise(denoiser, picture, result, settings, noise, samples=samples, progress=progress)
     return result.picture()
 
 
@@ -140,8 +147,7 @@ def denoise_pixels(
         return source.window(0, source.height, 0, source.width)
     noise = noise or measure_noise(source, settings)
     result = np.empty(pixels.shape, np.float32)
-    held = pixels.nbytes + result.nbytes
-    _denoise(denoiser, source, result, settings, noise, held=held, progress=progress)
+    _denoise(denoiser, source, result, settings, noise, samples=pixels.nbytes, progress=progress)
     return result
 
 
@@ -152,17 +158,17 @@ def _denoise(
     settings: Settings,
     noise: Noise,
     *,
-    held: int,
+    samples: int,
     progress: Progress | None,
 ) -> None:
-    """Fills `sink` with the denoised pixels of `source`, tile by tile. `held`: bytes that both take."""
+    """Fills `sink` with the denoised pixels of `source`, tile by tile. `samples`: bytes that these take."""
     whole = Box(0, source.height, 0, source.width)
     mask = settings.sigma_map
     if mask is not None and (mask.height, mask.width) != (whole.height, whole.width):
         sizes = f"{mask.width} x {mask.height} pixels, the picture {whole.width} x {whole.height}"
         raise UsageError(f"the sigma map is {sizes}: they must be alike")
     blend = settings.blend
-    overlap = Overlap.of(denoiser.reach, passes=blend.passes(denoiser))
+    overlap = Overlap.of(blend.margin(denoiser), denoiser.reach.period)
 
     def tensor(read_from: Source, box: Box) -> Tensor:
         pixels = torch.from_numpy(read_from.window(box.y0, box.y1, box.x0, box.x1))
@@ -175,7 +181,7 @@ def _denoise(
         sink[box.slices] = y[0].permute(1, 2, 0)[box.inside(read).slices].cpu().numpy()
 
     done = 0
-    for box in _tiles(denoiser, overlap, whole, settings, held):
+    for box in _tiles(denoiser, overlap, whole, settings, samples):
         _compute_or_split(compute, box, overlap)
         done += box.height * box.width
         if progress:
@@ -183,7 +189,7 @@ def _denoise(
 
 
 def _tiles(
-    denoiser: Denoiser, overlap: Overlap | None, whole: Box, settings: Settings, held: int
+    denoiser: Denoiser, overlap: Overlap | None, whole: Box, settings: Settings, samples: int
 ) -> list[Box]:
     if overlap is None and not isinstance(settings.tile, str):
         raise UsageError(
@@ -192,20 +198,20 @@ def _tiles(
     if overlap is None or settings.tile == "off":
         return [whole]
     if settings.tile == "auto":
-        height, width = overlap.shape_for(whole, _affordable_pixels(denoiser, held))
+        height, width = overlap.shape_for(whole, _affordable_pixels(denoiser, samples))
     else:
         height = width = overlap.aligned(settings.tile)
     return list(overlap.cut(whole, height, width))
 
 
-def _affordable_pixels(denoiser: Denoiser, held: int) -> float:
+def _affordable_pixels(denoiser: Denoiser, samples: int) -> float:
     """How many pixels the network may compute at once, by the memory that is free."""
     side = 16 * denoiser.reach.period
     planes = denoiser.channels + denoiser.noise_level
     rows = summary(denoiser.net, (1, planes, side, side))
     widest = max((int(np.prod(row.output_shape)) for row in rows), default=planes * side**2)
-    bytes_per_pixel = _LIVE_ACTIVATIONS * 4 * widest / side**2
-    wanted = max(_MOST_MEMORY - held, _LEAST_FOR_ACTIVATIONS)
+    bytes_per_pixel = 4 * (_LIVE_ACTIVATIONS * widest / side**2 + _LIVE_PIXELS * denoiser.channels)
+    wanted = max(_MOST_MEMORY - _LIVE_SAMPLES * samples, _LEAST_FOR_ACTIVATIONS)
     return min(wanted, _SHARE_OF_FREE_MEMORY * free_memory(denoiser.device)) / bytes_per_pixel
 
 

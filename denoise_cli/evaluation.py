@@ -17,7 +17,7 @@ from denoise_cli.data.opening import open_validation
 from denoise_cli.data.pickles import load_pairs
 from denoise_cli.data.sources import picture_files
 from denoise_cli.denoiser import Denoiser
-from denoise_cli.denoising import Noise, denoise_pixels
+from denoise_cli.denoising import Noise, Settings, denoise_pixels
 from denoise_cli.errors import UsageError
 from denoise_cli.estimation import estimate_sigma, overall_sigma
 from denoise_cli.images import read_picture
@@ -210,7 +210,8 @@ def _sigma(denoiser: Denoiser, pair: Pair, blind: bool) -> float | None:
 def _predict(denoiser: Denoiser, group: list[Pair], sigmas: list[float | None]) -> list[Pixels]:
     """The results of pictures of one size."""
     if group[0].noisy[..., 0].size > LARGE:
-        return [denoise_pixels(denoiser, group[0].noisy, noise=Noise(sigmas[0] or 0.0))]
+        bare, noise = Settings(keep_mean=False), Noise(sigmas[0] or 0.0)
+        return [denoise_pixels(denoiser, group[0].noisy, bare, noise=noise)]
     x = torch.stack([torch.from_numpy(pair.noisy).permute(2, 0, 1) for pair in group])
     told = torch.tensor(sigmas) if denoiser.noise_level else None
     return [_pixels(y) for y in denoiser.predict(x.to(denoiser.device), told).cpu()]

@@ -10,8 +10,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from denoise_cli.nn.module import Reach
-
 
 @dataclass(frozen=True)
 class Box:
@@ -50,13 +48,12 @@ class Overlap:
     period: int
 
     @classmethod
-    def of(cls, reach: Reach, *, passes: int = 1) -> "Overlap | None":
-        """That of a network applied `passes` times; None where it looks at the whole picture."""
-        if math.isinf(reach.margin):
+    def of(cls, margin: float, period: int) -> "Overlap | None":
+        """That for an exact margin; None where it is infinite, so that a pixel sees the whole picture."""
+        if math.isinf(margin):
             return None
         # At least one period: a tile that ends at the picture's border needs enough of it to reflect.
-        steps = max(1, math.ceil(passes * reach.margin / reach.period))
-        return cls(steps * reach.period, reach.period)
+        return cls(max(1, math.ceil(margin / period)) * period, period)
 
     def aligned(self, length: float) -> int:
         """The least positive multiple of the period that is no less than `length`."""

@@ -24,10 +24,11 @@ from torch import Tensor
 from denoise_cli.denoiser import Denoiser
 from denoise_cli.errors import DenoiseError
 from denoise_cli.nn import MSE, Adam, Module, build
+from denoise_cli.nn.schedules import Cosine
 from denoise_cli.windows import Source
 
-STEPS = 2400
-CROP = 64
+STEPS = 1800
+CROP = 96
 """Side of the squares of the picture that are learned from."""
 LEARNING_RATE = 3e-3
 _WIDTH = 52
@@ -53,9 +54,9 @@ def learn(
         raise DenoiseError(f"{source.width} x {source.height} pixels are too few to learn from")
     rng = np.random.default_rng(seed)
     net = _network(source.channels, seed).to(device=device)
-    loss, optimizer = MSE(), Adam(net.param(), lr=LEARNING_RATE)
+    loss, optimizer, schedule = MSE(), Adam(net.param(), lr=LEARNING_RATE), Cosine()
     for step in range(steps):
-        optimizer.lr = LEARNING_RATE * _decay(step / steps)
+        optimizer.lr = LEARNING_RATE * schedule(step, steps)
         d1, d2 = views(_square(source, rng).to(device))
         loss.forward(net.forward(torch.cat((d1, d2))), torch.cat((d2, d1)))
         optimizer.zero_grad()
@@ -82,11 +83,6 @@ def _network(channels: int, seed: int) -> Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build([{"residual": {"body": body}}])
-
-
-def _decay(progress: float) -> float:
-    """1, halved after half of the steps and once more after three quarters."""
-    return 1.0 if progress < 0.5 else 0.5 if progress < 0.75 else 0.25
 
 
 def _square(source: Source, rng: np.random.Generator) -> Tensor:

@@ -1,8 +1,11 @@
 """Denoising with untrained networks: what tiles, strengths and settings do does not depend on training."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import uniform_filter
 
 from denoise_cli.denoiser import Denoiser
 from denoise_cli.denoising import Noise, Settings, denoise_picture, denoise_pixels, measure_noise
@@ -59,6 +62,13 @@ def picture(height=93, width=75, channels=3, seed=0):
     return np.random.default_rng(seed).random((height, width, channels), dtype=np.float32)
 
 
+def taken(change):
+    """What is left of a change (H, W, C) when every square of 65 pixels keeps its mean."""
+    size, inside = (65, 65, 1), np.ones_like(change)
+    sums = (uniform_filter(each.astype(np.float64), size, mode="constant") for each in (change, inside))
+    return change - next(sums) / next(sums)
+
+
 class Halving(Module):
     """x / 2: a denoiser whose every answer is known."""
 
@@ -67,10 +77,23 @@ class Halving(Module):
 
 
 class NoiseLevel(Module):
-    """Takes away the noise level it was told."""
+    """Adds or takes away the noise level it was told, in turns from pixel to pixel."""
 
     def forward(self, x):
-        return x[:, :3] - x[:, 3:]
+        y = x[:, :3].clone()
+        y[..., ::2] -= x[:, 3:, :, ::2]
+        y[..., 1::2] += x[:, 3:, :, 1::2]
+        return y
+
+    def reach(self, reach):
+        return reach.then(margin=0, stride=2).then(stride=Fraction(1, 2))
+
+
+def stripes(x, height):
+    """The change that NoiseLevel makes."""
+    return height * np.where(np.arange(x.shape[1]) % 2, 1, -1)[None, :, None].repeat(x.shape[0], 0).repeat(
+        3, 2
+    )
 
 
 BLIND = Denoiser(Halving(), channels=3, noise_level=False)
@@ -121,7 +144,7 @@ def test_auto_takes_small_pictures_whole_and_cuts_large_ones(monkeypatch):
     calls = []
     denoise_pixels(model, x, Settings(sigma=5), progress=lambda done, total: calls.append((done, total)))
     assert calls == [(120 * 160, 120 * 160)]
-    monkeypatch.setattr("denoise_cli.denoising.free_memory", lambda device: 2 * 5 * 4 * 5 * 3000)
+    monkeypatch.setattr("denoise_cli.denoising.free_memory", lambda device: 2 * 4 * (4.5 * 5 + 6 * 3) * 3000)
     calls.clear()
     tiled = denoise_pixels(
         model, x, Settings(sigma=5), progress=lambda done, total: calls.append((done, total))
@@ -150,7 +173,7 @@ class Global(Module):
     """A network that looks at the whole picture."""
 
     def forward(self, x):
-        return x - x.mean(dim=(2, 3), keepdim=True)
+        return x * x.amax(dim=(2, 3), keepdim=True)
 
     def reach(self, reach):
         return reach.then(margin=float("inf"))
@@ -158,7 +181,7 @@ class Global(Module):
 
 def test_a_global_network_takes_the_picture_whole_or_says_so():
     model, x = Denoiser(Global(), channels=3, noise_level=False), picture()
-    np.testing.assert_allclose(denoise_pixels(model, x), x - x.mean((0, 1)), atol=1e-5)
+    np.testing.assert_allclose(denoise_pixels(model, x), x + taken(x * x.max((0, 1)) - x), atol=1e-5)
     with pytest.raises(UsageError, match="--tile off"):
         denoise_pixels(model, x, Settings(tile=32))
 
@@ -184,9 +207,9 @@ OUT_OF_MEMORY = [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocat
 
 @pytest.mark.parametrize("error", [*OUT_OF_MEMORY, torch.OutOfMemoryError("CUDA out of memory")])
 def test_a_tile_too_large_for_memory_is_cut_smaller(error):
-    x = picture()
-    y = denoise_pixels(Denoiser(Small(900, error), channels=3, noise_level=False), x, Settings(tile=64))
-    np.testing.assert_allclose(y, x / 2, atol=1e-6)
+    x = picture(193, 175)
+    y = denoise_pixels(Denoiser(Small(11_000, error), channels=3, noise_level=False), x, Settings(tile=64))
+    np.testing.assert_allclose(y, x + taken(-x / 2), atol=1e-5)
 
 
 @pytest.mark.parametrize("error", OUT_OF_MEMORY)
@@ -210,7 +233,7 @@ def test_strength_goes_from_the_picture_to_the_answer():
     x = picture()
     for strength in (0.25, 0.5, 1):
         y = denoise_pixels(BLIND, x, Settings(sigma=5, strength=strength))
-        np.testing.assert_allclose(y, (1 - strength / 2) * x, atol=1e-6)
+        np.testing.assert_allclose(y, x + taken(-strength / 2 * x), atol=1e-6)
 
 
 def test_strength_0_gives_the_input_bit_for_bit():
@@ -223,37 +246,36 @@ def test_strength_0_gives_the_input_bit_for_bit():
 def test_strength_above_1_tells_the_network_of_more_noise():
     x = picture()
     y = denoise_pixels(TOLD, x, Settings(sigma=51, strength=1.5))
-    np.testing.assert_allclose(y, x - 0.3, atol=1e-6)
+    np.testing.assert_allclose(y, x + taken(stripes(x, 0.3)), atol=1e-6)
 
 
 def test_strength_above_1_cleans_the_answer_again_where_there_is_no_noise_level():
     x = picture()
     y = denoise_pixels(BLIND, x, Settings(strength=1.5))
-    np.testing.assert_allclose(y, x * (0.5 - 0.5 * 0.25), atol=1e-6)
+    np.testing.assert_allclose(y, x + taken(x * (0.5 - 0.5 * 0.25 - 1)), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["luma", "chroma"])
 def test_luma_and_chroma_are_taken_apart_and_add_up(name):
     x = picture()
     y = denoise_pixels(BLIND, x, Settings(strength=0, **{name: 1}))
-    gray = x.mean(axis=2, keepdims=True)
-    expected = x - gray / 2 if name == "luma" else gray + (x - gray) / 2
+    gray = taken(x).mean(axis=2, keepdims=True)
+    expected = x - gray / 2 if name == "luma" else x - (taken(x) - gray) / 2
     np.testing.assert_allclose(y, expected, atol=1e-6)
     both = denoise_pixels(BLIND, x, Settings(luma=1, chroma=1 - 1e-9))
-    np.testing.assert_allclose(both, x / 2, atol=1e-6)
+    np.testing.assert_allclose(both, x - taken(x) / 2, atol=1e-6)
 
 
 def test_sigma_map_scales_the_noise_level_from_place_to_place():
     x, scale = picture(), np.zeros((93, 75, 1), np.uint8)
     scale[:40], scale[40:50] = 255, 51
     y = denoise_pixels(TOLD, x, Settings(sigma=51, sigma_map=ArraySource(scale), tile=32))
-    expected = x.copy()
-    expected[:40] -= 0.2
-    expected[40:50] -= 0.04
+    local = np.repeat([0.2, 0.04, 0], [40, 10, 43])[:, None, None]
+    expected = x + taken(stripes(x, 1) * local) * (local > 0)
     np.testing.assert_allclose(y, expected, atol=1e-6)
     assert np.array_equal(y[50:], x[50:])
     blind = denoise_pixels(BLIND, x, Settings(sigma_map=ArraySource(scale)))
-    np.testing.assert_allclose(blind[40:50], x[40:50] * 0.9, atol=1e-6)
+    np.testing.assert_allclose(blind, x - taken(x) * local * 2.5, atol=1e-6)
 
 
 def test_a_sigma_map_of_another_size_is_refused():
@@ -275,6 +297,20 @@ def test_ensemble_is_the_mean_over_flips_and_turns():
     )
 
 
+def test_brightness_and_colour_do_not_shift():
+    """Not even by a model that darkens everything, and nowhere in the picture."""
+    x = picture(300, 300) * np.linspace(0.2, 1, 300, dtype=np.float32)[:, None, None]
+    y = denoise_pixels(BLIND, x)
+    assert np.abs((y - x).mean((0, 1))).max() < 0.1 / 255
+    for part in (slice(0, 130), slice(100, 200), slice(170, 300)):
+        assert np.abs((y - x)[part, part].mean((0, 1))).max() < 1 / 255
+
+
+def test_the_bare_answer_of_the_network():
+    x = picture()
+    np.testing.assert_allclose(denoise_pixels(BLIND, x, Settings(keep_mean=False)), x / 2, atol=1e-6)
+
+
 # Pictures and noise
 
 
@@ -286,8 +322,8 @@ def test_pictures_and_arrays_of_samples_agree():
 
 
 def test_gray_pictures_through_a_colour_network():
-    y = denoise_pixels(BLIND, picture(channels=1))
-    np.testing.assert_allclose(y, picture(channels=1) / 2, atol=1e-6)
+    x = picture(channels=1)
+    np.testing.assert_allclose(denoise_pixels(BLIND, x), x - taken(x) / 2, atol=1e-6)
 
 
 def test_the_given_sigma_overrules_the_estimate():
