@@ -4,6 +4,8 @@ import math
 import shlex
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,6 +66,8 @@ def search(
 
     from denoise_cli.cli.console import messages
     from denoise_cli.cli.train import data_override
+    from denoise_cli.config import PickleData
+    from denoise_cli.data.pickles import load_pairs
     from denoise_cli.hardware import choose_device
     from denoise_cli.search import Trials, draw_results, load_search, scores, write_results
 
@@ -72,11 +76,14 @@ def search(
         if path is not None:
             changes.append(data_override(section, path, getattr(found.base.data, section)))
     found = load_search(config, changes)
+    for source in (found.base.data.train, found.base.data.validation):
+        if isinstance(source, PickleData):
+            load_pairs(source.path)  # what is wrong with them is told before a folder is made
     chosen = choose_device(device)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with closing(Trials(found, out)) as trials:  # tells of a folder in other use before anything starts
+    with closing(Trials(found, out)) as trials:
         try:
-            _work_together(found, out, workers, chosen, threads)
+            with _termination_as_interrupt():
+                _work_together(found, out, workers, chosen, threads)
         except KeyboardInterrupt:
             messages().print("stopped; the same command carries on", markup=False)
             raise typer.Exit(130) from None
@@ -121,14 +128,24 @@ def _work_alone(search: "Search", folder: Path, device: str, threads: int) -> No
     """What a worker process does."""
     from denoise_cli.cli.console import messages
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        _work(search, folder, device, threads)
+        with _termination_as_interrupt():
+            _work(search, folder, device, threads)
     except KeyboardInterrupt:
         sys.exit(130)
     except DenoiseError as error:
         messages().print(f"error: {error}", markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """Inside, SIGTERM does what Ctrl-C does."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _work(search: "Search", folder: Path, device: str, threads: int) -> None:

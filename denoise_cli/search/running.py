@@ -56,7 +56,8 @@ def _train(trial: Trial, search: Search, device: str | torch.device) -> Outcome:
             for record in records:
                 if isinstance(record, ValidationRecord) and math.isfinite(record.psnr):
                     trial.report(record.step, record.psnr)
-                    if trial.should_stop:
+                    # a point worth repeating is repeated to the end, or its spread would be a lie
+                    if trial.seed == search.settings.seeds[0] and trial.should_stop:
                         return "pruned"
     except DivergedError:
         return "diverged"

@@ -63,7 +63,8 @@ class Settings(Section):
     trials: Positive | None = None
     """How many points random and tpe try."""
     prune: bool = False
-    """Whether to stop a trial whose PSNR is below the median of the earlier ones after as many steps."""
+    """Whether to stop a trial whose PSNR is below the median of earlier ones after as many steps. It is not
+    repeated with other seeds then."""
     seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0], min_length=1)
     """Each point is tried with each of these."""
 

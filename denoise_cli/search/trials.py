@@ -23,7 +23,8 @@ from denoise_cli.trainer import flat
 Outcome = Literal["complete", "pruned", "diverged"]
 OCCUPIED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
 MAY_CHANGE = ("title", "labels", "seeds", "trials")
-"""The settings that may change when a search goes on; seeds and trials may only become more."""
+"""The settings that may change when a search goes on, besides the paths of data; seeds and trials may only
+become more."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,8 @@ class Trials:
         before = self.study.user_attrs.get("search", now)
         old, new = flat(before), flat(now)
         for key in sorted(old.keys() | new.keys()):
-            if key.split(".")[0] not in MAY_CHANGE and old.get(key) != new.get(key):
+            free = key.split(".")[0] in MAY_CHANGE or (key.startswith("base.data.") and key.endswith(".path"))
+            if not free and old.get(key) != new.get(key):
                 raise UsageError(
                     f"{self.folder}: holds a search whose {key} is {old.get(key)}, here it is {new.get(key)};"
                     " --out names another folder"
