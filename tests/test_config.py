@@ -14,7 +14,11 @@ from denoise_cli.nn.registry import EXAMPLES
 from denoise_cli.nn.schedules import Cosine
 from denoise_cli.schema import experiment_schema
 
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
+CONFIGS = [
+    path
+    for path in sorted((Path(__file__).parent.parent / "configs").rglob("*.yaml"))
+    if "values" not in strict_yaml.read(path)  # a search
+]
 
 CONV = {"conv2d": {"in_channels": 3, "out_channels": 3, "kernel_size": 3, "padding": 1}}
 SMALLEST = {"model": [CONV]}

@@ -1,0 +1,42 @@
+"""The models that come with the package: whole, self-describing, and worth it."""
+
+import hashlib
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from skimage.data import chelsea
+
+from denoise_cli.checkpoint import load_model, shipped_models
+from denoise_cli.images import to_tensor
+from denoise_cli.metrics import psnr
+
+FOLDER = Path(str(files("denoise_cli") / "models"))
+CHECKSUMS = dict(line.split()[::-1] for line in (FOLDER / "SHA256SUMS").read_text().splitlines())
+
+
+def test_they_are_few_enough_for_a_package() -> None:
+    assert "gaussian" in shipped_models()
+    assert sum(path.stat().st_size for path in FOLDER.glob("*.safetensors")) < 25e6
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_a_model_is_the_file_that_was_measured(name: str) -> None:
+    data = (FOLDER / f"{name}.safetensors").read_bytes()
+    assert hashlib.sha256(data).hexdigest() == CHECKSUMS[f"{name}.safetensors"]
+    assert (FOLDER / f"{name}.md").read_text().startswith(f"# {name}")
+
+
+@pytest.mark.parametrize("name", shipped_models())
+@pytest.mark.parametrize(("sigma", "gain"), [(15, 5.5), (25, 7.5), (50, 10.5)])
+def test_a_model_gains_what_it_should(name: str, sigma: float, gain: float) -> None:
+    """A crop of a photograph with Gaussian noise; the gain is a decibel short of what was measured."""
+    clean = chelsea()[60:156, 100:228].astype(np.float32) / 255
+    noise = np.random.RandomState(0).normal(0, sigma / 255, clean.shape)
+    noisy = (clean + noise).astype(np.float32)
+    y = load_model(name).predict(to_tensor(noisy)[None], float(sigma))
+    result = y[0].permute(1, 2, 0).numpy()
+    assert psnr(result, clean) - psnr(noisy, clean) > gain
+    assert torch.isfinite(y).all()
