@@ -31,8 +31,9 @@ def draw_comparison(
     top, bottom = [], []
     for name, picture in pictures.items():
         whole = picture.window(0, picture.height, 0, picture.width)
-        top.append(Tile(_shrunk(whole), _caption(name, whole, sigma, reference)))
-        bottom.append(Tile(_enlarged(whole[y : y + side, x : x + side])))
+        small = _shrunk(whole)
+        top.append(Tile(small, _caption(name, whole, sigma, reference)))
+        bottom.append(Tile(_enlarged(whole[y : y + side, x : x + side], max(small.shape[:2]))))
     draw_sheet(path, [top, bottom], headings=list(pictures))
 
 
@@ -72,9 +73,9 @@ def _shrunk(pixels: Pixels) -> Pixels:
     return small
 
 
-def _enlarged(pixels: Pixels) -> Pixels:
-    """Every pixel as a square of pixels."""
-    factor = max(1, _SIDE // max(pixels.shape[:2]))
+def _enlarged(pixels: Pixels, side: int) -> Pixels:
+    """Every pixel as a square of pixels, about `side` pixels in all."""
+    factor = max(1, round(side / max(pixels.shape[:2])))
     return pixels.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
