@@ -5,6 +5,7 @@ import subprocess
 import sys
 from itertools import islice
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -221,6 +222,20 @@ def test_a_trial_is_handed_out_once_and_again_when_it_was_dropped(here):
     with other.claim() as again:
         assert again.point == first.point
         assert again.folder.path == first.folder.path, "to go on from what it saved"
+    one.close()
+    other.close()
+
+
+def test_no_trial_ends_while_another_process_looks_for_abandoned_ones(here):
+    one, other = (Trials(search_of(here), here / "out") for _ in range(2))
+    with one.claim() as trial:
+        finishing = Thread(target=one.finish, args=(trial, "complete", 20.0))
+        with other.lock:
+            finishing.start()
+            finishing.join(0.2)
+            assert [each.state for each in other.known()] == ["unfinished"]
+        finishing.join()
+        assert [each.state for each in other.known()] == ["complete"]
     one.close()
     other.close()
 

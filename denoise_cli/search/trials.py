@@ -124,11 +124,12 @@ class Trials:
 
     def finish(self, trial: Trial, outcome: Outcome, psnr: float = 0.0) -> None:
         """Says how a trial ended, and the PSNR that a complete one is judged by."""
-        trial.handle.set_user_attr("outcome", outcome)
-        if outcome == "complete":
-            self.study.tell(trial.handle, psnr)
-        else:
-            self.study.tell(trial.handle, state=TrialState.PRUNED)
+        with self.lock:  # nobody may find the trial running, and then its lock free
+            trial.handle.set_user_attr("outcome", outcome)
+            if outcome == "complete":
+                self.study.tell(trial.handle, psnr)
+            else:
+                self.study.tell(trial.handle, state=TrialState.PRUNED)
 
     def known(self) -> list[Known]:
         """All trials that were begun, in the order of their beginning."""

@@ -67,11 +67,11 @@ def test_a_search_ends_with_a_config_that_train_takes(here):
 
 
 def test_workers_share_the_trials(here):
-    (here / "search.yaml").write_text(SEARCH + "seeds: [0, 1, 2]")
+    (here / "search.yaml").write_text(SEARCH + "seeds: [0, 1]")
     result = search("--workers", 2)
     assert result.exit_code == 0, result.output
     tried = sorted((row["optimizer.lr"], row["seed"], row["state"]) for row in rows(here / "out"))
-    assert tried == [(lr, seed, "complete") for lr in ("0.05", "0.1") for seed in "012"]
+    assert tried == [(lr, seed, "complete") for lr in ("0.05", "0.1") for seed in "01"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
