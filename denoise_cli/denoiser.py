@@ -1,5 +1,6 @@
 """A trained network as a denoiser: pictures and a noise level in, pictures out."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -52,17 +53,27 @@ class Denoiser:
     def predict(self, x: Tensor, sigma: Sigma | None = None) -> Tensor:
         """Denoised pictures (N, C, H, W) of noisy ones, neither clipped nor rounded; any height and width.
 
-        C may differ from the network's: a gray picture becomes three equal channels whose results are
-        averaged, and a network for gray pictures takes every channel by itself.
+        C may differ from the network's: a gray picture becomes equal channels whose results are averaged, a
+        network for gray pictures takes every channel by itself.
         """
         channels = x.shape[1]
         if channels == self.channels:
             return self._predict(x, sigma)
         if channels == 1:
-            return self._predict(x.expand(-1, self.channels, -1, -1), sigma).mean(dim=1, keepdim=True)
+            return self._predict_gray(x, sigma)
         if self.channels == 1:
             return torch.cat([self._predict(x[:, c : c + 1], sigma) for c in range(channels)], dim=1)
         raise ValueError(f"pictures of {channels} channels for a model of {self.channels}")
+
+    def _predict_gray(self, x: Tensor, sigma: Sigma | None) -> Tensor:
+        """A gray picture by a network for n channels.
+
+        Noise of one sigma in independent channels has that sigma along the gray axis (1, ..., 1) / sqrt n too.
+        Equal noise in all of them has sqrt n times as much there: that is what the network must be told.
+        """
+        if sigma is not None:
+            sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device) * math.sqrt(self.channels)
+        return self._predict(x.expand(-1, self.channels, -1, -1), sigma).mean(dim=1, keepdim=True)
 
     def _predict(self, x: Tensor, sigma: Sigma | None) -> Tensor:
         H, W = x.shape[2:]

@@ -40,3 +40,13 @@ def test_a_model_gains_what_it_should(name: str, sigma: float, gain: float) -> N
     result = y[0].permute(1, 2, 0).numpy()
     assert psnr(result, clean) - psnr(noisy, clean) > gain
     assert torch.isfinite(y).all()
+
+
+@pytest.mark.parametrize(("sigma", "gain"), [(15, 5.5), (25, 7.0), (40, 8.5)])
+def test_a_colour_model_cleans_gray_pictures_too(sigma: float, gain: float) -> None:
+    """Noise that is the same in all channels looks stronger to a colour model: it must be told so."""
+    clean = chelsea()[60:156, 100:228].mean(axis=2, keepdims=True).astype(np.float32) / 255
+    noise = np.random.RandomState(0).normal(0, sigma / 255, clean.shape)
+    noisy = (clean + noise).astype(np.float32)
+    y = load_model("gaussian").predict(to_tensor(noisy)[None], float(sigma))
+    assert psnr(y[0].permute(1, 2, 0).numpy(), clean) - psnr(noisy, clean) > gain
