@@ -37,7 +37,7 @@ _SHARE_OF_FREE_MEMORY = 0.5
 # Samples as they came, as they go, and what reading and writing need beside them.
 _LIVE_SAMPLES = 3
 # The widest activation: input, output and workspace of a convolution, and what skips hold.
-_LIVE_ACTIVATIONS = 4.5
+_LIVE_ACTIVATIONS = 4
 # The pixels of a tile: noisy, denoised, the change, its local mean and the sums for that.
 _LIVE_PIXELS = 6
 

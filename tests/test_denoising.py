@@ -144,7 +144,7 @@ def test_auto_takes_small_pictures_whole_and_cuts_large_ones(monkeypatch):
     calls = []
     denoise_pixels(model, x, Settings(sigma=5), progress=lambda done, total: calls.append((done, total)))
     assert calls == [(120 * 160, 120 * 160)]
-    monkeypatch.setattr("denoise_cli.denoising.free_memory", lambda device: 2 * 4 * (4.5 * 5 + 6 * 3) * 3000)
+    monkeypatch.setattr("denoise_cli.denoising.free_memory", lambda device: 2 * 4 * (4 * 5 + 6 * 3) * 3000)
     calls.clear()
     tiled = denoise_pixels(
         model, x, Settings(sigma=5), progress=lambda done, total: calls.append((done, total))
