@@ -68,7 +68,7 @@ class Denoiser:
     def _predict_gray(self, x: Tensor, sigma: Sigma | None) -> Tensor:
         """A gray picture by a network for n channels.
 
-        Noise of one sigma in independent channels has that sigma along the gray axis (1, ..., 1) / sqrt n too.
+        Noise of one sigma in independent channels has it along the gray axis (1, ..., 1) / sqrt n too.
         Equal noise in all of them has sqrt n times as much there: that is what the network must be told.
         """
         if sigma is not None:
