@@ -184,4 +184,4 @@ def _row(search: "Search", score: "Score") -> list[str]:
 
     values: list[Any] = [text(score.point[name]) for name in search.axes]
     complete = f"{len(score.psnrs)} of {len(score.trials)}"
-    return [*values, number(score.psnr, 2), number(score.spread, 2), complete, number(score.seconds, 0)]
+    return [*values, number(score.psnr, 2), number(score.spread, 2), complete, number(score.seconds, 1)]
