@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import dct
-from scipy.special import ndtr
 
 from denoise_cli.windows import ArraySource, Source
 
@@ -33,8 +31,16 @@ _ROUNDS = 3
 _LEAST_KEPT = 0.5
 """Blocks to which clipping left less of the noise's variance than this serve only for want of others."""
 
-_DCT_1D = dct(np.eye(SIDE), axis=0, norm="ortho")
-_DCT = np.kron(_DCT_1D, _DCT_1D).astype(np.float32)
+
+def _cosine_transform() -> Array:
+    """The orthonormal DCT-II of a line of SIDE values: row k is frequency k."""
+    k, n = np.arange(SIDE)[:, None], np.arange(SIDE)
+    waves = math.sqrt(2 / SIDE) * np.cos(math.pi * k * (2 * n + 1) / (2 * SIDE))
+    waves[0] /= math.sqrt(2)
+    return waves
+
+
+_DCT = np.kron(_cosine_transform(), _cosine_transform()).astype(np.float32)
 _FREQUENCY = np.add.outer(np.arange(SIDE), np.arange(SIDE)).ravel()
 _LOW = _DCT[(_FREQUENCY > 0) & (_FREQUENCY <= SIDE)].T
 _HIGH = _DCT[_FREQUENCY > SIDE].T
@@ -115,7 +121,8 @@ def _clipped_moments(sigma: float) -> tuple[Array, Array]:
     x = np.arange(256.0)
     a, b = -x / sigma, (255 - x) / sigma
     density_a, density_b = (np.exp(-t * t / 2) / math.sqrt(2 * math.pi) for t in (a, b))
-    inside, above = ndtr(b) - ndtr(a), ndtr(-b)
+    below, above = _normal_distribution(a), _normal_distribution(-b)
+    inside = 1 - below - above
     mean = x * inside + sigma * (density_a - density_b) + 255 * above
     square = (
         (x * x + sigma**2) * inside
@@ -123,3 +130,8 @@ def _clipped_moments(sigma: float) -> tuple[Array, Array]:
         + 255**2 * above
     )
     return mean, np.maximum(square - mean * mean, 0)
+
+
+def _normal_distribution(t: Array) -> Array:
+    """Phi(t), which NumPy lacks."""
+    return np.array([0.5 * math.erfc(-each / math.sqrt(2)) for each in t])
