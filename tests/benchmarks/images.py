@@ -4,8 +4,8 @@
 
 FOLDER holds clean pictures. Some get the same Gaussian noise, are rounded to 8 bits and handed to every
 method, each in a process of its own; PSNR is the mean over them. A mosaic of them is the large picture: its
-time is that of the computation alone, the memory the peak of the whole process. Methods that would take longer
-than --limit seconds for it are not given it. Nothing is asserted: the figures belong to the machine.
+time is that of the computation alone, the memory the peak of the whole process. Methods that would take
+longer than --limit seconds for it are not given it. Nothing is asserted: the figures belong to the machine.
 
 Methods whose packages are not installed (opencv-python, bm3d, PyWavelets) are named, but not run.
 """
