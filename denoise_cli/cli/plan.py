@@ -77,9 +77,7 @@ def _find(name: str, suffixes: set[str], *, recursive: bool) -> list[Found]:
     path = Path(name)
     if path.is_dir():
         found = [
-            Found(path / each, each, listed=True)
-            for each in _files_in(path, recursive=recursive)
-            if each.suffix.lower() in suffixes
+            Found(path / each, each, listed=True) for each in _files_in(path, suffixes, recursive=recursive)
         ]
         if not found:
             advice = "" if recursive else " (--recursive looks into its folders too)"
@@ -94,17 +92,19 @@ def _find(name: str, suffixes: set[str], *, recursive: bool) -> list[Found]:
     return [Found(path, Path(path.name), listed=False)]
 
 
-def _files_in(folder: Path, *, recursive: bool) -> Iterator[Path]:
-    """Visible files, by their way from the folder. Links to folders are not followed: they may go round."""
+def _files_in(folder: Path, suffixes: set[str], *, recursive: bool) -> Iterator[Path]:
+    """Visible files with these endings, by their way from the folder.
 
-    def fail(error: OSError) -> None:
-        raise UsageError(f"{error.filename}: cannot be read: {error.strerror}")
-
-    for place, folders, names in os.walk(folder, onerror=fail):
+    Links to folders are not followed: they may go round. A folder that cannot be opened counts as a file,
+    which then cannot be read either.
+    """
+    closed: list[str] = []
+    for place, folders, names in os.walk(folder, onerror=lambda error: closed.append(error.filename)):
         folders[:] = sorted(each for each in folders if recursive and not each.startswith("."))
         for name in sorted(names):
-            if not name.startswith("."):
+            if not name.startswith(".") and Path(name).suffix.lower() in suffixes:
                 yield (Path(place) / name).relative_to(folder)
+    yield from (Path(each).relative_to(folder) for each in closed)
 
 
 def _before_pattern(path: Path) -> list[str]:

@@ -317,6 +317,24 @@ def test_one_bad_file_stops_no_other(here):
     assert left_over() == []
 
 
+def test_a_folder_that_is_closed_or_goes_round(here, monkeypatch):
+    save("photos/a.png")
+    save("photos/closed/b.png")
+    Path("photos/round").symlink_to("../photos")
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    result = run("photos", "out", "--recursive", code=1)
+    assert "1 done, 1 failed" in result.stderr
+    assert "photos/closed" in result.stderr
+    assert_blurred("out/a.png")
+
+
 def test_json(here):
     save("photos/a.png")
     Path("photos/b.png").write_text("a text")
