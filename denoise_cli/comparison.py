@@ -9,7 +9,7 @@ from denoise_cli.metrics import psnr
 from denoise_cli.plots import Tile, draw_sheet
 from denoise_cli.windows import Pixels, Source
 
-_SIDE = 480
+_SIDE = 512
 """Pictures are shown at most this wide and high."""
 _PART = 96
 """Side of what is shown enlarged."""
