@@ -31,7 +31,7 @@ MAX_SIGMA = 255.0
 
 # Memory for a picture's samples and for the activations of one tile. The more is left for the activations,
 # the less of a tile is overlap.
-_MOST_MEMORY = 1250 * 2**20
+_MOST_MEMORY = 1150 * 2**20
 _LEAST_FOR_ACTIVATIONS = 256 * 2**20
 _SHARE_OF_FREE_MEMORY = 0.5
 # Samples as they came, as they go, and what reading and writing need beside them.
