@@ -159,7 +159,7 @@ def test_layers_lists_them_all():
 
 def test_one_layer_is_shown_in_full():
     result = run_app("layers", "leaky_relu")
-    assert result.stdout.startswith("leaky_relu\n\ny = x for x > 0, negative_slope * x below.")
+    assert result.stdout.startswith("leaky_relu\n\ny = max(x, negative_slope * x), with a slope from 0 to 1.")
     assert ["negative_slope", "a", "number", "0.01"] in [line.split() for line in result.stdout.splitlines()]
 
 
