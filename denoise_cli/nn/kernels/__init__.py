@@ -15,6 +15,7 @@ from torch import Tensor
 
 from denoise_cli.nn.kernels import columns, shifted, winograd
 from denoise_cli.nn.kernels.geometry import Geometry, Pair
+from denoise_cli.nn.kernels.products import fast_products
 
 KERNELS: dict[str, ModuleType] = {"columns": columns, "winograd": winograd, "shifted": shifted}
 """In the order of preference where several are worth it; the last fits everything."""
@@ -34,14 +35,16 @@ def choose(geometry: Geometry, channels: int, out_channels: int) -> ModuleType:
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """y (N, OH, OW, O) = x (N, H, W, C) * weight (O, C, kh, kw) + bias (O,)."""
     kernel = choose(geometry, weight.shape[1], weight.shape[0])
-    y: Tensor = kernel.forward(x, weight, bias, geometry)
+    with fast_products(x):
+        y: Tensor = kernel.forward(x, weight, bias, geometry)
     return y
 
 
 def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, size: Pair) -> Tensor:
     """dx (N, H, W, C) for pictures of `size` from dy (N, OH, OW, O), plus a bias (C,) if there is one."""
     kernel = choose(geometry, weight.shape[1], weight.shape[0])
-    dx: Tensor = kernel.input_gradient(dy, weight, bias, geometry, size)
+    with fast_products(dy):
+        dx: Tensor = kernel.input_gradient(dy, weight, bias, geometry, size)
     return dx
 
 
@@ -50,4 +53,5 @@ def weight_gradient(
 ) -> None:
     """Adds dL/dweight (O, C, kh, kw) and dL/dbias (O,) in place."""
     kernel = choose(geometry, d_weight.shape[1], d_weight.shape[0])
-    kernel.weight_gradient(x, dy, d_weight, d_bias, geometry)
+    with fast_products(x):
+        kernel.weight_gradient(x, dy, d_weight, d_bias, geometry)

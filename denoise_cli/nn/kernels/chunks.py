@@ -5,14 +5,19 @@ megabytes through main memory; on a chunk of a few rows or pictures, all but the
 """
 
 import threading
+from collections.abc import Callable, Hashable
 from math import prod
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-CHUNK = 512 * 1024
+CHUNK = 192 * 1024
 """Values of input in a chunk, for each thread: few enough for its intermediates to stay in cache, enough for
 the fixed cost of a tensor operation, a few microseconds, not to matter."""
+
+PLANS = 512
+"""How many plans a workspace keeps: those of a large network, and an end to those of many pictures."""
 
 Chunk = tuple[slice, int, int]
 """Pictures, first row, last row + 1."""
@@ -38,19 +43,35 @@ def chunks_of_rows(pictures: int, rows: int, values_per_row: int, like: Tensor) 
     ]
 
 
+Plan = TypeVar("Plan")
+
+
 class Workspace:
     """Scratch memory by name, kept between calls: fresh pages cost more than the arithmetic on them."""
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
+        self._plans: dict[Any, Any] = {}
 
     def empty(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """An uninitialised tensor that is valid until the same name is asked for again."""
         key, size = (name, like.dtype, like.device), prod(shape)
         buffer = self._buffers.get(key)
         if buffer is None or buffer.numel() < size:
+            self._plans.clear()  # they may use the memory that is replaced here
             buffer = self._buffers[key] = torch.empty(size, dtype=like.dtype, device=like.device)
         return buffer[:size].view(shape)
+
+    def plan(self, make: Callable[..., Plan], like: Tensor, *sizes: Hashable) -> Plan:
+        """`make(workspace, like, *sizes)`, kept for chunks of the same sizes: views of this memory."""
+        key = (make, like.dtype, like.device, *sizes)
+        plan: Plan | None = self._plans.get(key)
+        if plan is None:
+            if len(self._plans) >= PLANS:
+                self._plans.clear()
+            plan = make(self, like, *sizes)
+            self._plans[key] = plan
+        return plan
 
 
 class _Local(threading.local):

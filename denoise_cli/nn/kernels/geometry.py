@@ -88,6 +88,38 @@ def copy_phases(
         copy_window(x[:, y0::sh, x0::sw], top + dy, left + dx, out[..., k * C : (k + 1) * C])
 
 
+def copy_tile_columns(x: Tensor, top: int, geometry: Geometry, out: Tensor) -> None:
+    """Fills `out` (places, n, height, tiles, phases C) with phases of the padded picture from row `top` on.
+
+    Column b of a phase is place b mod `places` of tile b // `places`; see `copy_phases`.
+    """
+    places, n, height, tiles, _ = out.shape
+    s, (_, H, W, C) = geometry.stride[0], x.shape
+    (xn, xh, xw, _), (op, on, oh, ot, _), start = x.stride(), out.stride(), out.storage_offset()
+    step = s * places
+    for k, (u, v) in enumerate(geometry.all_phases):
+        y0, dy = geometry.in_picture(u, 0)
+        a, b = _overlap(top + dy, -(-(H - y0) // s), height)
+        phase = out[..., k * C : (k + 1) * C]
+        if a > 0:
+            phase[:, :, :a].zero_()
+        if b < height:
+            phase[:, :, b:].zero_()
+        row = x.storage_offset() + (y0 + s * (top + dy + a)) * xh
+        target = start + a * oh + k * C
+        for place in range(places):
+            shift, x0 = divmod(s * place + v - geometry.padding[1], step)
+            c, d = _overlap(shift, -(-(W - x0) // step), tiles)
+            if c > 0:
+                phase[place, :, a:b, :c].zero_()
+            if d < tiles:
+                phase[place, :, a:b, d:].zero_()
+            if a < b and c < d:
+                size = (n, b - a, d - c, C)
+                source = x.as_strided(size, (xn, s * xh, step * xw, 1), row + (x0 + step * (shift + c)) * xw)
+                out.as_strided(size, (on, oh, ot, 1), target + place * op + c * ot).copy_(source)
+
+
 def copy_to_phases(
     source: Tensor, top: int, left: int, geometry: Geometry, phases: Sequence[Pair], x: Tensor
 ) -> None:

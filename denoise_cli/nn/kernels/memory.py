@@ -7,7 +7,6 @@ tensor has died waits for the next tensor of its size.
 
 import threading
 import weakref
-from collections import OrderedDict
 from math import prod
 
 import numpy as np
@@ -17,39 +16,40 @@ from torch import Tensor
 SMALL = 256 * 1024
 """Bytes below which the C library keeps memory by itself."""
 
+PATIENCE = 256
+"""Blocks taken meanwhile after which a free one is let go: a few steps of training."""
+
 ALIGNMENT = 64
 
 
 class _Blocks:
-    """Free blocks by size, the longest unused first to go."""
+    """Free blocks by size. What has waited long for its size, from another network or picture, is let go."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # reentrant: a finalizer may run inside `take`
-        self._free: OrderedDict[int, list[np.ndarray]] = OrderedDict()
+        self._free: dict[int, list[tuple[int, np.ndarray]]] = {}
+        self._taken = 0
 
     def take(self, size: int) -> np.ndarray:
-        """A block of `size` bytes: a free one, or a new one for which as much free memory is let go."""
+        """A block of `size` bytes: the free one that was given back last, or a new one."""
         with self._lock:
+            self._taken += 1
             if blocks := self._free.get(size):
-                block = blocks.pop()
-                if not blocks:
-                    del self._free[size]
-                return block
-            self._release(size)
+                return blocks.pop()[1]
+            self._release()
         return np.empty(size + ALIGNMENT, np.uint8)
 
     def give(self, size: int, block: np.ndarray) -> None:
         with self._lock:
-            self._free.setdefault(size, []).append(block)
-            self._free.move_to_end(size)
+            self._free.setdefault(size, []).append((self._taken, block))
 
-    def _release(self, size: int) -> None:
-        while size > 0 and self._free:
-            oldest, blocks = next(iter(self._free.items()))
-            blocks.pop()
-            if not blocks:
-                del self._free[oldest]
-            size -= oldest
+    def _release(self) -> None:
+        for size, blocks in list(self._free.items()):
+            fresh = [block for block in blocks if block[0] > self._taken - PATIENCE]
+            if fresh:
+                self._free[size] = fresh
+            else:
+                del self._free[size]
 
 
 _blocks = _Blocks()

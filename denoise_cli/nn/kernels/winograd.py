@@ -29,7 +29,7 @@ from denoise_cli.nn.kernels.chunks import Chunk, Workspace, chunks_of_rows, loca
 from denoise_cli.nn.kernels.geometry import (
     Geometry,
     Pair,
-    copy_phases,
+    copy_tile_columns,
     copy_to_phases,
     copy_window,
     phase_range,
@@ -66,47 +66,30 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) 
     tw = -(-OW // f.outputs)
     filters = _transformed(_by_tap(weight, geometry), f)
     y = empty((N, OH, OW, O), x)
-    chunks = _chunks(x, OH, tw, max(filters.shape[1:]), f)
-    workspace = local_workspace()
-    for pictures, first, last in chunks:
-        v = _input_planes(x[pictures], first, last, tw, geometry, f, workspace)
-        m = _products(v, filters, workspace)
-        rows = y[pictures, first * f.outputs : last * f.outputs]
-        whole = rows.shape[1:3] == ((last - first) * f.outputs, tw * f.outputs)
-        if whole:
-            _output_tiles(m, rows, f, workspace)
-        else:
-            tiles = _tiles(rows.shape[0], last - first, tw, O, f, m, workspace)
-            rows.copy_(tiles[:, : rows.shape[1], :OW])
-        if bias is not None:
-            rows.add_(bias)
+    for pictures, first, last in _chunks(x, OH, tw, max(filters.shape[1:]), f):
+        tiles = _products(x[pictures], filters, first, last, tw, geometry, f)
+        tiles.write(y[pictures, first * f.outputs : last * f.outputs], bias)
     return y
 
 
 def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, size: Pair) -> Tensor:
     """dx (N, H, W, C) from dy (N, OH, OW, O), plus a bias (C,): a convolution that yields phases of dx."""
     f, s = _filter(geometry), geometry.stride[0]
+    back = f.taps - 1
     if s == 1:
-        padding = (f.taps - 1 - geometry.padding[0], f.taps - 1 - geometry.padding[1])
+        padding = (back - geometry.padding[0], back - geometry.padding[1])
         flipped = weight.flip(2, 3).transpose(0, 1)
         return forward(dy, flipped, bias, Geometry(geometry.kernel, padding=padding))
     N, C = dy.shape[0], weight.shape[1]
     (top, bottom), (left, right) = phase_range(geometry, size, 0), phase_range(geometry, size, 1)
     tw = -(-(right - left) // f.outputs)
-    turned = _by_tap(weight, geometry).flip(0, 1).transpose(2, 3)
-    filters = _transformed(turned, f)
+    filters = _transformed(_by_tap(weight, geometry).flip(0, 1).transpose(2, 3), f)
     dx = empty((N, *size, C), dy)
-    chunks = _chunks(dy, bottom - top, tw, max(filters.shape[1:]), f)
-    workspace = local_workspace()
-    for pictures, first, last in chunks:
-        part, back = dy[pictures], f.taps - 1
-        height, width = (last - first) * f.outputs + back, tw * f.outputs + back
-        window = workspace.empty("window", (part.shape[0], height, width, dy.shape[3]), dy)
-        copy_window(part, top + first * f.outputs - back, left - back, window)
-        m = _products(_planes(window, f, workspace), filters, workspace)
-        tiles = _tiles(part.shape[0], last - first, tw, s * s * C, f, m, workspace)
+    of_phases = Geometry((f.taps, f.taps), padding=(back - top, back - left))
+    for pictures, first, last in _chunks(dy, bottom - top, tw, max(filters.shape[1:]), f):
+        tiles = _products(dy[pictures], filters, first, last, tw, of_phases, f)
         rows = min(bottom - top, last * f.outputs) - first * f.outputs
-        phases = tiles.view(*tiles.shape[:3], s * s, C)[:, :rows, : right - left]
+        phases = tiles.pictures().unflatten(3, (s * s, C))[:, :rows, : right - left]
         if bias is not None:
             phases.add_(bias)
         copy_to_phases(phases, top + first * f.outputs, left, geometry, geometry.all_phases, dx[pictures])
@@ -120,18 +103,18 @@ def weight_gradient(
     f, (r, s) = _filter(geometry), (geometry.kernel[0] // geometry.stride[0], geometry.stride[0])
     _, OH, OW, O = dy.shape
     C, places = x.shape[3], f.inputs**2
-    tw = -(-OW // f.outputs)
-    chunks = _chunks(x, OH, tw, max(s * s * C, O), f)
-    workspace = local_workspace()
-    d_filters = x.new_zeros(places, s * s * C, O)
-    for pictures, first, last in chunks:
-        v = _input_planes(x[pictures], first, last, tw, geometry, f, workspace)
-        dm = _output_gradient_planes(dy[pictures], first, last, tw, f, workspace)
+    tw, workspace = -(-OW // f.outputs), local_workspace()
+    d_filters = workspace.empty("filters", (places, s * s * C, O), x).zero_()
+    for pictures, first, last in _chunks(x, OH, tw, max(s * s * C, O), f):
+        part, rows = x[pictures], dy[pictures, first * f.outputs : last * f.outputs]
+        size = part.shape[0], last - first, tw
+        v = workspace.plan(_InputPlanes, x, f, size, s * s * C).read(part, first * f.outputs, geometry)
+        dm = workspace.plan(_OutputGradientPlanes, x, f, size, O).read(rows)
         d_filters.baddbmm_(v.transpose(1, 2), dm)
         if d_bias is not None:
-            d_bias.add_(dy[pictures, first * f.outputs : last * f.outputs].sum((0, 1, 2)))
+            d_bias.add_(rows.sum((0, 1, 2)))
     taps = (_kron(f, x).T @ d_filters.view(places, -1)).view(r, r, s, s, C, O)
-    d_weight.view(O, C, r, s, r, s).add_(taps.permute(5, 4, 1, 2, 0, 3))
+    d_weight.view(O, C, r, s, r, s).add_(taps.permute(5, 4, 0, 2, 1, 3))
 
 
 def _filter(geometry: Geometry) -> MinimalFilter:
@@ -147,11 +130,11 @@ def _chunks(like: Tensor, rows: int, tw: int, channels: int, f: MinimalFilter) -
 
 
 def _by_tap(weight: Tensor, geometry: Geometry) -> Tensor:
-    """(O, C, r s, r s) -> (r, r, s s C, O): column and row of a tap, channels of the phases, outputs."""
+    """(O, C, r s, r s) -> (r, r, s s C, O): row and column of a tap, channels of the phases, outputs."""
     O, C = weight.shape[:2]
     s = geometry.stride[0]
     r = geometry.kernel[0] // s
-    return weight.reshape(O, C, r, s, r, s).permute(4, 2, 3, 5, 1, 0).reshape(r, r, s * s * C, O)
+    return weight.reshape(O, C, r, s, r, s).permute(2, 4, 3, 5, 1, 0).reshape(r, r, s * s * C, O)
 
 
 def _kron(f: MinimalFilter, like: Tensor) -> Tensor:
@@ -161,76 +144,130 @@ def _kron(f: MinimalFilter, like: Tensor) -> Tensor:
 
 
 def _transformed(taps: Tensor, f: MinimalFilter) -> Tensor:
-    """U (places, C, O) = G g G^T of every filter (r, r, C, O); places count column first, as V does."""
+    """U (places, C, O) = G g G^T of every filter (r, r, C, O)."""
     C, O = taps.shape[2:]
-    return (_kron(f, taps) @ taps.reshape(f.taps**2, C * O)).view(f.inputs**2, C, O)
+    filters = local_workspace().empty("filters", (f.inputs**2, C * O), taps)
+    return torch.mm(_kron(f, taps), taps.reshape(f.taps**2, C * O), out=filters).view(-1, C, O)
 
 
-def _products(v: Tensor, filters: Tensor, workspace: Workspace) -> Tensor:
-    """M (places, tiles, O) = V U."""
-    return torch.bmm(v, filters, out=workspace.empty("m", (*v.shape[:2], filters.shape[2]), v))
-
-
-def _input_planes(
-    x: Tensor, first: int, last: int, tw: int, geometry: Geometry, f: MinimalFilter, workspace: Workspace
-) -> Tensor:
-    """V (places, tiles, s s C) of all windows of tile rows [first, last)."""
-    s, back = geometry.stride[0], f.taps - 1
-    height, width = (last - first) * f.outputs + back, tw * f.outputs + back
-    window = workspace.empty("window", (x.shape[0], height, width, s * s * x.shape[3]), x)
-    copy_phases(x, first * f.outputs, 0, geometry, geometry.all_phases, window)
-    return _planes(window, f, workspace)
-
-
-def _planes(window: Tensor, f: MinimalFilter, workspace: Workspace) -> Tensor:
-    """V (places, tiles, C) = B^T d B of all windows of (n, height, width, C); places count column first."""
-    n, height, width, C = window.shape
-    th, tw, k = height // f.outputs, width // f.outputs, f.inputs
-    row = width * C
-    rows = window.as_strided((k, n, th, row), (row, height * row, f.outputs * row, 1))
-    half = workspace.empty("half", (k, n * th, width, C), window)
-    f.input(rows, half.view(k, n, th, row), workspace.empty("scratch", (f.scratch, n, th, row), window))
-    columns = half.as_strided((k, k * n * th, tw, C), (C, row, f.outputs * C, 1))
-    v = workspace.empty("v", (k, k * n * th, tw, C), window)
-    f.input(columns, v, workspace.empty("scratch", (f.scratch, k * n * th, tw, C), window))
-    return v.view(k * k, n * th * tw, C)
-
-
-def _tiles(
-    n: int, th: int, tw: int, channels: int, f: MinimalFilter, m: Tensor, workspace: Workspace
-) -> Tensor:
-    """The output tiles of M in scratch memory, (n, rows, columns, channels)."""
-    tiles = workspace.empty("tiles", (n, th * f.outputs, tw * f.outputs, channels), m)
-    _output_tiles(m, tiles, f, workspace)
+def _products(
+    x: Tensor, filters: Tensor, first: int, last: int, tw: int, geometry: Geometry, f: MinimalFilter
+) -> "_OutputTiles":
+    """M = V U of tile rows [first, last)."""
+    size, workspace = (x.shape[0], last - first, tw), local_workspace()
+    tiles = workspace.plan(_OutputTiles, x, f, size, filters.shape[2])
+    v = workspace.plan(_InputPlanes, x, f, size, filters.shape[1]).read(x, first * f.outputs, geometry)
+    torch.bmm(v, filters, out=tiles.m)
     return tiles
 
 
-def _output_tiles(m: Tensor, y: Tensor, f: MinimalFilter, workspace: Workspace) -> None:
-    """y (n, outputs th, outputs tw, O) = A^T m A for m (places, tiles, O)."""
-    k, o = f.inputs, f.outputs
-    n, O = y.shape[0], y.shape[3]
-    th, tw = y.shape[1] // o, y.shape[2] // o
-    half = workspace.empty("half", (o, k, n, th, tw, O), m)
-    scratch = workspace.empty("scratch", (f.scratch, k, n, th, tw, O), m)
-    f.output(m.view(k, k, n, th, tw, O), half, scratch)
-    s = y.stride()
-    tiles = y.as_strided((o, o, n, th, tw, O), (s[1], s[2], s[0], o * s[1], o * s[2], 1), y.storage_offset())
-    f.output(half.transpose(0, 1), tiles, workspace.empty("scratch", (f.scratch, o, n, th, tw, O), m))
+TileCount = tuple[int, int, int]
+"""Pictures, rows and columns of tiles: (n, th, tw)."""
 
 
-def _output_gradient_planes(
-    dy: Tensor, first: int, last: int, tw: int, f: MinimalFilter, workspace: Workspace
-) -> Tensor:
-    """dM (places, tiles, O) = A dY A^T of all tiles of tile rows [first, last)."""
-    k, o, th = f.inputs, f.outputs, last - first
-    n, O = dy.shape[0], dy.shape[3]
-    window = workspace.empty("window", (n, th * o, tw * o, O), dy)
-    copy_window(dy, first * o, 0, window)
-    row = tw * o * O
-    rows = window.view(n, th, o, row).permute(2, 0, 1, 3)
-    half = workspace.empty("half", (k, n, th, row), dy)
-    f.output_adjoint(rows, half, workspace.empty("scratch", (f.scratch, n, th, row), dy))
-    columns = half.view(k * n * th, tw, o, O).permute(2, 0, 1, 3)
-    dm = workspace.empty("m", (k, k * n * th, tw, O), dy)
-    f.output_adjoint(columns, dm, workspace.empty("scratch", (f.scratch, k * n * th, tw, O), dy))
-    return dm.view(k * k, n * th * tw, O)
+class _InputPlanes:
+    """V = B^T d B of the windows of (n, th, tw) tiles.
+
+    The columns of the windows are kept by their place in a tile, so that every operation runs along a row of
+    tiles: the channels of one tile alone would be too short a run.
+    """
+
+    def __init__(
+        self, workspace: Workspace, like: Tensor, f: MinimalFilter, tiles: TileCount, channels: int
+    ) -> None:
+        (n, th, tw), k, o = tiles, f.inputs, f.outputs
+        height, row = th * o + k - o, tw * channels
+        columns = workspace.empty("window", (o, n, height, tw + 1, channels), like)
+        places = columns.view(o, n * height, row + channels)
+        half = workspace.empty("half", (k, n * height, row), like)
+        rows = half.as_strided((k, k, n, th, row), (row, n * height * row, height * row, o * row, 1))
+        v = workspace.empty("v", (k, k, n, th, row), like)
+        scratch = workspace.empty("scratch", (f.scratch, n * height, row), like)
+        along = f.input(places[..., :row], places[: k - o, :, channels:], half, scratch)
+        scratch = workspace.empty("scratch", (f.scratch, k, n, th, row), like)
+        self.steps = along + f.input(rows[:o], rows[o:], v, scratch)
+        self.columns = columns
+        self.v = v.view(k * k, n * th * tw, channels)
+
+    def read(self, x: Tensor, top: int, geometry: Geometry) -> Tensor:
+        """V of the rows of tiles whose windows begin at row `top` of the padded pictures, or their phases."""
+        copy_tile_columns(x, top, geometry, self.columns)
+        for step in self.steps:
+            step()
+        return self.v
+
+
+class _OutputTiles:
+    """Y = A^T M A of (n, th, tw) tiles, for the M that a product leaves in `m`."""
+
+    def __init__(
+        self, workspace: Workspace, like: Tensor, f: MinimalFilter, tiles: TileCount, channels: int
+    ) -> None:
+        n, th, tw = tiles
+        k, o, size = f.inputs, f.outputs, n * th * tw * channels
+        m = workspace.empty("m", (k, k, size), like)
+        half = workspace.empty("half", (o, k, size), like)
+        by_column = workspace.empty("window", (o, o, size), like)
+        along = f.output(m, half, workspace.empty("scratch", (f.scratch, k, size), like))
+        scratch = workspace.empty("scratch", (f.scratch, o, size), like)
+        self.steps = along + f.output(half.transpose(0, 1), by_column, scratch)
+        self.m = m.view(k * k, n * th * tw, channels)
+        # (column, row, n, th, tw, O) -> (n, th, row, tw, column, O)
+        self.tiles = by_column.view(o, o, n, th, tw, channels).permute(2, 3, 1, 4, 0, 5)
+        self.whole = workspace.empty("tiles", (n, th * o, tw * o, channels), like)
+
+    def write(self, y: Tensor, bias: Tensor | None) -> None:
+        """Writes Y + bias (O,) to the pictures y (n, H, W, O), as much as there is of them."""
+        if y.shape != self.whole.shape:
+            y.copy_(self.pictures(bias)[:, : y.shape[1], : y.shape[2]])
+            return
+        for step in self.steps:
+            step()
+        target = _by_tile(y, self.tiles.shape[2])
+        if bias is None:
+            target.copy_(self.tiles)
+        else:
+            torch.add(self.tiles, bias, out=target)
+
+    def pictures(self, bias: Tensor | None = None) -> Tensor:
+        """Y + bias as pictures in scratch memory."""
+        self.write(self.whole, bias)
+        return self.whole
+
+
+class _OutputGradientPlanes:
+    """dM = A dY A^T of (n, th, tw) tiles."""
+
+    def __init__(
+        self, workspace: Workspace, like: Tensor, f: MinimalFilter, tiles: TileCount, channels: int
+    ) -> None:
+        n, th, tw = tiles
+        k, o, size = f.inputs, f.outputs, n * th * tw * channels
+        by_row = workspace.empty("window", (o, o, size), like)
+        half = workspace.empty("half", (k, o, size), like)
+        dm = workspace.empty("m", (k, k, size), like)
+        along = f.output_adjoint(by_row, half, workspace.empty("scratch", (f.scratch, o, size), like))
+        scratch = workspace.empty("scratch", (f.scratch, k, size), like)
+        self.steps = along + f.output_adjoint(half.transpose(0, 1), dm.transpose(0, 1), scratch)
+        self.tiles = by_row.view(o, o, n, th, tw, channels).permute(2, 3, 0, 4, 1, 5)
+        self.whole = workspace.empty("tiles", (n, th * o, tw * o, channels), like)
+        self.dm = dm.view(k * k, n * th * tw, channels)
+
+    def read(self, dy: Tensor) -> Tensor:
+        """dM of dy (n, H, W, O), with zeros where it ends before the tiles do."""
+        if dy.shape != self.whole.shape:
+            dy = copy_window(dy, 0, 0, self.whole)
+        self.tiles.copy_(_by_tile(dy, self.tiles.shape[2]))
+        for step in self.steps:
+            step()
+        return self.dm
+
+
+def _by_tile(pictures: Tensor, outputs: int) -> Tensor:
+    """(n, H, W, O) as (n, th, row, tw, column, O): a view."""
+    n, H, W, O = pictures.shape
+    s = pictures.stride()
+    return pictures.as_strided(
+        (n, H // outputs, outputs, W // outputs, outputs, O),
+        (s[0], outputs * s[1], s[1], outputs * s[2], s[2], s[3]),
+    )
