@@ -136,6 +136,8 @@ class Data(Section):
     """The side of the squares that are cut from pictures, in pixels."""
     batch: Positive = 16
     """Patches in a step."""
+    gray: Fraction = 0.0
+    """The fraction of patches of a colour experiment that are gray, noise and all: one network for both."""
     augment: bool = True
     """Whether patches are flipped and turned in the eight possible ways."""
     workers: Annotated[int, Field(ge=0)] = 1

@@ -1,21 +1,27 @@
-"""Batches: sources, noise and pairing put together, each batch a pure function of (seed, step)."""
+"""Batches: sources, noise and pairing put together, each batch a pure function of (seed, step).
+
+A batch may be prepared in a thread beside the training, so it is made by NumPy. A parallel operation of torch
+would give that thread a team of workers of its own: more than there are cores, which then wait for each other
+with the help of the system instead of a few spins, and a step takes three times as long.
+"""
 
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from denoise_cli.data.noise_models import Noise
+from denoise_cli.data.noise_models import Noise, Pixels, luma, to_tensor
 from denoise_cli.data.pickles import PickleSource
 from denoise_cli.data.sources import Source
 
+_T = TypeVar("_T", bound=np.generic)
 Pairing = Literal["clean", "noise2noise"]
 Indices = NDArray[np.int64]
 
@@ -51,13 +57,23 @@ class NoisyPatches:
 
     The target is the crop itself or, for noise2noise, a second noisy version of it: both have the same mean,
     so a squared error leads to the same network (Lehtinen et al., "Noise2Noise", ICML 2018).
+
+    A fraction `gray` of them is gray: equal channels, the noise included. Such noise is sqrt(channels) times
+    as strong along the gray axis as that of independent channels, and its sigma says so (see `Denoiser`).
     """
 
     def __init__(
-        self, source: Source, noise: Noise, *, patch: int, pairing: Pairing = "clean", augment: bool = True
+        self,
+        source: Source,
+        noise: Noise,
+        *,
+        patch: int,
+        pairing: Pairing = "clean",
+        augment: bool = True,
+        gray: float = 0.0,
     ) -> None:
         self.source, self.noise = source, noise
-        self.patch, self.pairing, self.augment = patch, pairing, augment
+        self.patch, self.pairing, self.augment, self.gray = patch, pairing, augment, gray
 
     def __len__(self) -> int:
         return len(self.source)
@@ -68,13 +84,16 @@ class NoisyPatches:
         for index in indices:
             picture = self.source.crop(int(index), self.patch * self.noise.scale, generator)
             if self.augment:
-                picture = turned(picture, int(generator.integers(8)))
+                picture = to_tensor(turned(to_pixels(picture), int(generator.integers(8))))
+            channels, gain = picture.shape[0], 1.0
+            if self.gray and generator.random() < self.gray:
+                picture, gain = to_tensor(luma(to_pixels(picture))), channels**0.5
             noisy = self.noise(picture, generator)
-            x.append(noisy.image)
-            sigmas.append(noisy.sigma)
-            clean.append(self.noise.clean(picture))
+            x.append(noisy.image.expand(channels, -1, -1))
+            sigmas.append(noisy.sigma * gain)
+            clean.append(self.noise.clean(picture).expand(channels, -1, -1))
             if noise2noise:
-                targets.append(self.noise(picture, generator).image)
+                targets.append(self.noise(picture, generator).image.expand(channels, -1, -1))
         known = _stacked(clean)
         return Batch(_stacked(x), _stacked(targets) if noise2noise else known, known, torch.tensor(sigmas))
 
@@ -93,19 +112,19 @@ class NoisyPairs:
         return len(self.source)
 
     def draw(self, indices: Indices, generator: np.random.Generator) -> Batch:
-        x, target = (_as_float(pictures[indices]) for pictures in (self.source.first, self.source.second))
+        x, target = (pictures[indices] for pictures in (self.source.first, self.source.second))
         noise2noise = self.pairing == "noise2noise"
         if self.augment:
-            ways = torch.from_numpy(generator.integers(8, size=len(indices)))
-            for way in range(8):
-                chosen = ways == way
-                x[chosen], target[chosen] = turned(x[chosen], way), turned(target[chosen], way)
+            for pair, way in enumerate(generator.integers(8, size=len(indices))):
+                x[pair], target[pair] = turned(x[pair], int(way)), turned(target[pair], int(way))
             if noise2noise:
-                swap = torch.from_numpy(generator.random(len(indices)) < 0.5)
+                swap = generator.random(len(indices)) < 0.5
                 x[swap], target[swap] = target[swap], x[swap]
         noisy_pictures = 2 if noise2noise else 1
-        sigma = 255 * ((x - target).square().mean((1, 2, 3)) / noisy_pictures).sqrt()
-        return Batch(x, target, None if noise2noise else target, sigma)
+        error = np.mean(np.square(x.astype(np.float32) - target), axis=(1, 2, 3), dtype=np.float32)
+        sigma = torch.from_numpy(np.sqrt(error / noisy_pictures))
+        first, second = _as_float(x), _as_float(target)
+        return Batch(first, second, None if noise2noise else second, sigma)
 
 
 class Batches:
@@ -205,16 +224,22 @@ def _middle(picture: Tensor, size: int, scale: int) -> Tensor:
 # Tensors -------------------------------------------------------------------------------------------------
 
 
-def turned(picture: Tensor, way: int) -> Tensor:
-    """One of the eight flips and turns of square pictures (..., P, P)."""
+def turned(pixels: NDArray[_T], way: int) -> NDArray[_T]:
+    """One of the eight flips and turns of a square picture (P, P, C): a view."""
     if way & 1:
-        picture = picture.flip(-1)
-    return picture.rot90(way >> 1, (-2, -1))
+        pixels = pixels[:, ::-1]
+    return np.rot90(pixels, way >> 1)
+
+
+def to_pixels(picture: Tensor) -> Pixels:
+    """(C, H, W) -> (H, W, C), without a copy."""
+    pixels: Pixels = picture.permute(1, 2, 0).numpy()
+    return pixels
 
 
 def _stacked(pictures: list[Tensor]) -> Tensor:
     """(C, P, P) tensors -> (N, C, P, P), channels-last."""
-    return torch.stack([picture.permute(1, 2, 0) for picture in pictures]).permute(0, 3, 1, 2)
+    return torch.from_numpy(np.stack([to_pixels(picture) for picture in pictures])).permute(0, 3, 1, 2)
 
 
 def _as_float(pictures: NDArray[np.uint8]) -> Tensor:

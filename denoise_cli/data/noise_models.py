@@ -64,17 +64,28 @@ class Noise:
 
 
 class Gaussian(Noise):
-    """Additive white Gaussian noise: y = x + sigma / 255 n, with n ~ N(0, 1) for every value. Not clipped."""
+    """Additive white Gaussian noise: y = x + sigma / 255 n, with n ~ N(0, 1) for every value. Not clipped.
 
-    def __init__(self, *, sigma: Range = 25.0) -> None:
+    From a range [low, high], sigma = low + (high - low) u^power with u uniform in [0, 1]: a power above 1
+    draws weak noise more often.
+    """
+
+    def __init__(self, *, sigma: Range = 25.0, power: float = 1.0) -> None:
         self.sigma = checked("sigma", sigma)
+        if power <= 0:
+            raise ValueError(f"power must be positive, got {power}")
+        self.power = power
 
     def __call__(self, picture: Tensor, generator: np.random.Generator) -> Noisy:
-        sigma = draw(self.sigma, generator)
+        sigma = self._draw(generator)
         return Noisy(to_tensor(self._add(picture.permute(1, 2, 0).numpy(), sigma, generator)), sigma)
 
     def corrupt(self, x: Pixels, generator: np.random.Generator) -> Pixels:
-        return self._add(x, draw(self.sigma, generator), generator)
+        return self._add(x, self._draw(generator), generator)
+
+    def _draw(self, generator: np.random.Generator) -> float:
+        low, high = self.sigma
+        return low + (high - low) * float(generator.random()) ** self.power
 
     def _add(self, x: Pixels, sigma: float, generator: np.random.Generator) -> Pixels:
         y = white(x.shape, sigma, generator)
@@ -269,5 +280,5 @@ def pick(values: Pixels, generator: np.random.Generator) -> Pixels:
 
 
 def to_tensor(x: Pixels) -> Tensor:
-    """(H, W, C) -> (C, H, W), without a copy."""
-    return torch.from_numpy(x).permute(2, 0, 1)
+    """(H, W, C) -> (C, H, W), without a copy if it can be."""
+    return torch.from_numpy(np.ascontiguousarray(x)).permute(2, 0, 1)

@@ -40,6 +40,8 @@ class DataSection(Protocol):
     @property
     def batch(self) -> int: ...
     @property
+    def gray(self) -> float: ...
+    @property
     def augment(self) -> bool: ...
     @property
     def workers(self) -> int: ...
@@ -53,7 +55,12 @@ def open_batches(data: DataSection, *, channels: int, seed: int) -> Batches:
         samples = NoisyPairs(source, pairing=data.pairing, augment=data.augment)
     else:
         samples = NoisyPatches(
-            source, make_noise(data.noise), patch=data.patch, pairing=data.pairing, augment=data.augment
+            source,
+            make_noise(data.noise),
+            patch=data.patch,
+            pairing=data.pairing,
+            augment=data.augment,
+            gray=data.gray,
         )
     return Batches(samples, batch=data.batch, seed=seed, workers=data.workers)
 

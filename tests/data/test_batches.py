@@ -1,6 +1,7 @@
 """Batches: pure functions of (seed, step), whoever prepares them and in whatever order."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
@@ -12,12 +13,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from denoise_cli.data.batches import Batch, Batches, NoisyPairs, NoisyPatches, turned, validation_pairs
+from denoise_cli.data.batches import (
+    Batch,
+    Batches,
+    NoisyPairs,
+    NoisyPatches,
+    Samples,
+    turned,
+    validation_pairs,
+)
 from denoise_cli.data.noise import NOISES
 from denoise_cli.data.noise_models import Gaussian, Noise, Noisy, Subsample
 from denoise_cli.data.opening import make_noise, open_batches, open_source, open_validation
 from denoise_cli.data.pickles import PickleSource
 from denoise_cli.data.synthetic import SyntheticSource
+
+TASKS = Path("/proc/self/task")
 
 
 class Ramps:
@@ -202,7 +213,10 @@ class TestPatches:
 
         samples = NoisyPatches(One(1), Gaussian(sigma=0), patch=8)
         batch = Batches(samples, batch=200).batch(0)
-        ways = [turned(asymmetric, way) for way in range(8)]
+        ways = [
+            torch.from_numpy(turned(asymmetric[0, :, :, None].numpy(), way).copy())[None, :, :, 0]
+            for way in range(8)
+        ]
         counts = [sum(torch.equal(x, way) for x in batch.x) for way in ways]
         assert sum(counts) == 200
         assert min(counts) > 8
@@ -210,9 +224,9 @@ class TestPatches:
         assert all(torch.equal(x, asymmetric) for x in Batches(plain, batch=10).batch(0).x)
 
     def test_turned_are_the_symmetries_of_the_square(self) -> None:
-        square = torch.arange(9).reshape(1, 3, 3)
-        ways = {tuple(turned(square, way).flatten().tolist()) for way in range(8)}
-        turns = [np.rot90(square[0].numpy(), k) for k in range(4)]
+        square = np.arange(9).reshape(3, 3)
+        ways = {tuple(turned(square[:, :, None], way).flatten().tolist()) for way in range(8)}
+        turns = [np.rot90(square, k) for k in range(4)]
         assert ways == {tuple(s.flatten().tolist()) for t in turns for s in (t, t.T)}
 
     def test_a_noise_that_reduces_gets_larger_crops(self) -> None:
@@ -293,6 +307,41 @@ class TestValidation:
         assert pairs[3].sigma == pytest.approx(float(expected), rel=1e-4)
 
 
+def test_gray_patches_have_equal_channels_and_say_how_strong_their_noise_is() -> None:
+    source = SyntheticSource(count=4, size=32)
+    gray = NoisyPatches(source, Gaussian(sigma=20), patch=32, gray=1.0)
+    batch = gray.draw(np.arange(4), np.random.default_rng(0))
+    assert batch.clean is not None
+    for pictures in (batch.x, batch.clean):
+        assert torch.equal(pictures, pictures[:, :1].expand(-1, 3, -1, -1))
+    assert batch.sigma.tolist() == pytest.approx([20 * 3**0.5] * 4)
+    assert float((batch.x - batch.clean).std()) * 255 == pytest.approx(20, rel=0.05)
+
+
+@pytest.mark.skipif(not TASKS.exists(), reason="counts threads as Linux lists them")
+def test_preparing_a_batch_in_a_thread_starts_no_team_of_workers(tmp_path: Path) -> None:
+    """They would be more than there are cores, and slow every step of the training beside them down."""
+    samples: dict[str, Samples] = {
+        "patches": NoisyPatches(SyntheticSource(count=4, size=300), Gaussian(sigma=5), patch=256, gray=0.5),
+        "pairs": NoisyPairs(PickleSource(path=course_file(tmp_path, 200)), pairing="noise2noise"),
+    }
+
+    def threads_after_a_batch(kind: str) -> tuple[int, int]:
+        before = len(list(TASKS.iterdir()))
+        samples[kind].draw(np.arange(len(samples[kind])), np.random.default_rng(0))
+        return before, len(list(TASKS.iterdir()))
+
+    cores = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        for kind in samples:
+            with ThreadPoolExecutor(1) as pool:
+                before, after = pool.submit(threads_after_a_batch, kind).result()
+            assert after <= before
+    finally:
+        torch.set_num_threads(cores)
+
+
 class TestOpening:
     def section(self, **changes: Any) -> SimpleNamespace:
         section = {
@@ -302,6 +351,7 @@ class TestOpening:
             "pairing": "clean",
             "patch": 8,
             "batch": 2,
+            "gray": 0.0,
             "augment": True,
             "workers": 1,
         }

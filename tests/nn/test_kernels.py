@@ -13,8 +13,10 @@ from torch.nn import functional
 
 from denoise_cli.nn import kernels
 from denoise_cli.nn.kernels import KERNELS, chunks, memory
+from denoise_cli.nn.kernels.chunks import Workspace
 from denoise_cli.nn.kernels.geometry import Geometry
-from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_3, MinimalFilter
+from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_3, MinimalFilter, Steps
+from denoise_cli.nn.kernels.products import fast_products
 
 GEOMETRIES = [
     Geometry((3, 3), padding=(1, 1)),
@@ -136,21 +138,26 @@ def test_forcing_a_kernel_where_it_does_not_fit_falls_back(monkeypatch: pytest.M
     assert chosen.fits(Geometry((5, 5), dilation=(2, 2)))
 
 
+def run(steps: Steps) -> None:
+    for step in steps:
+        step()
+
+
 @pytest.mark.parametrize("f", [F_4_3, F_3_2], ids=["F(4,3)", "F(3,2)"])
 def test_minimal_filters_are_convolutions_and_adjoints(f: MinimalFilter) -> None:
     """y = A^T [(G g) * (B^T d)] is the correlation of d with g; `output_adjoint` transposes `output`."""
     d, g = torch.randn(f.inputs, 1, dtype=torch.float64), torch.randn(f.taps, dtype=torch.float64)
     v, y = torch.empty_like(d), torch.empty(f.outputs, 1, dtype=torch.float64)
     scratch = torch.empty(f.scratch, 1, dtype=torch.float64)
-    f.input(d, v, scratch)
+    run(f.input(d[: f.outputs], d[f.outputs :], v, scratch))
     matrix = torch.tensor(f.filter_matrix, dtype=torch.float64)
     m = v * (matrix @ g)[:, None]
-    f.output(m, y, scratch)
+    run(f.output(m, y, scratch))
     expected = [(d[k : k + f.taps, 0] * g).sum() for k in range(f.outputs)]
     torch.testing.assert_close(y[:, 0], torch.stack(expected))
 
     dy, dm = torch.randn_like(y), torch.empty_like(m)
-    f.output_adjoint(dy, dm, scratch)
+    run(f.output_adjoint(dy, dm, scratch))
     torch.testing.assert_close((dm * m).sum(), (dy * y).sum())
 
 
@@ -166,3 +173,26 @@ def test_memory_is_used_again_but_never_shared() -> None:
     assert torch.equal(view, torch.ones(10))
     del view
     assert memory.empty((size,), like).data_ptr() == place
+
+
+@pytest.mark.parametrize("memory_asked", [(3, 5), (5, 3)])
+def test_a_workspace_keeps_plans_until_their_memory_moves(memory_asked: tuple[int, int]) -> None:
+    workspace, like = Workspace(), torch.empty(0)
+
+    def plan(workspace: Workspace, like: torch.Tensor, size: int) -> torch.Tensor:
+        return workspace.empty("a", (size,), like)
+
+    first, second = (workspace.plan(plan, like, size) for size in memory_asked)
+    assert workspace.plan(plan, like, memory_asked[1]) is second
+    latest = workspace.plan(plan, like, memory_asked[0])
+    assert latest.data_ptr() == second.data_ptr()
+    assert latest.shape == first.shape
+
+
+def test_fast_products_do_not_round_their_factors() -> None:
+    a, b = torch.randn(300, 200), torch.randn(200, 100)
+    with fast_products(a):
+        product = a @ b
+    assert torch.get_float32_matmul_precision() == "highest"
+    exact = a.double() @ b.double()
+    assert (product - exact).abs().max() < 1e-6 * exact.abs().max()
