@@ -278,7 +278,8 @@ def copy_all(source: Sequence[Tensor], target: Sequence[Tensor]) -> None:
 
 def clip_gradients(gradients: Sequence[Tensor], limit: float) -> None:
     """Scales all gradients by one factor, so that their common Euclidean norm is at most `limit`."""
-    norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
+    norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
+    norm = torch.linalg.vector_norm(torch.stack(norms))
     factor = (limit / (norm + 1e-6)).clamp(max=1)
     for gradient in gradients:
         gradient.mul_(factor)

@@ -7,8 +7,10 @@ means the same for every size of batch and picture.
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
+from denoise_cli.nn.layout import empty_like
 from denoise_cli.nn.module import ShapeError
 
 
@@ -24,7 +26,7 @@ class Loss:
         """The loss, a scalar tensor. Raises ShapeError where the shapes differ."""
         if y.shape != target.shape:
             raise ShapeError(f"the output is {tuple(y.shape)}, its target {tuple(target.shape)}")
-        self._difference = y - target
+        self._difference = torch.sub(y, target, out=empty_like(y))
         return self.value(self._difference)
 
     def backward(self) -> Tensor:
@@ -49,7 +51,7 @@ class MSE(Loss):
     yaml_name = "mse"
 
     def value(self, difference: Tensor) -> Tensor:
-        return difference.square().mean()
+        return torch.mul(difference, difference, out=empty_like(difference)).mean()
 
     def slope(self, difference: Tensor) -> Tensor:
         return difference.mul_(2)
@@ -61,7 +63,7 @@ class L1(Loss):
     yaml_name = "l1"
 
     def value(self, difference: Tensor) -> Tensor:
-        return difference.abs().mean()
+        return torch.abs(difference, out=empty_like(difference)).mean()
 
     def slope(self, difference: Tensor) -> Tensor:
         return difference.sign_()

@@ -16,6 +16,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from denoise_cli.nn.kernels.chunks import local_workspace
+
 Parameters = Sequence[tuple[Tensor, Tensor]]
 
 
@@ -143,7 +145,8 @@ class Adam(Optimizer):
         beta_1, beta_2 = self.betas
         mean.lerp_(grad, 1 - beta_1)
         square.mul_(beta_2).addcmul_(grad, grad, value=1 - beta_2)
-        std = square.sqrt().div_(math.sqrt(1 - beta_2**self.steps)).add_(self.eps)
+        std = local_workspace().empty("std", tuple(square.shape), square)
+        torch.sqrt(square, out=std).div_(math.sqrt(1 - beta_2**self.steps)).add_(self.eps)
         value.addcdiv_(mean, std, value=-self.lr / (1 - beta_1**self.steps))
 
 

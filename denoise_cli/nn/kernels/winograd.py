@@ -61,29 +61,20 @@ def is_worth_it(geometry: Geometry, channels: int, out_channels: int) -> bool:
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """y (N, OH, OW, O) = x (N, H, W, C) * weight (O, C, kh, kw) + bias (O,)."""
     f = _filter(geometry)
-    N, O = x.shape[0], weight.shape[0]
-    OH, OW = geometry.output_size((x.shape[1], x.shape[2]))
-    tw = -(-OW // f.outputs)
-    filters = _transformed(_by_tap(weight, geometry), f)
-    y = empty((N, OH, OW, O), x)
-    for pictures, first, last in _chunks(x, OH, tw, max(filters.shape[1:]), f):
-        tiles = _products(x[pictures], filters, first, last, tw, geometry, f)
-        tiles.write(y[pictures, first * f.outputs : last * f.outputs], bias)
-    return y
+    return _convolved(x, _filters(weight, geometry, f), bias, geometry, f)
 
 
 def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, size: Pair) -> Tensor:
     """dx (N, H, W, C) from dy (N, OH, OW, O), plus a bias (C,): a convolution that yields phases of dx."""
     f, s = _filter(geometry), geometry.stride[0]
     back = f.taps - 1
+    filters = _filters(weight, geometry, f, turned=True).transpose(1, 2)
     if s == 1:
         padding = (back - geometry.padding[0], back - geometry.padding[1])
-        flipped = weight.flip(2, 3).transpose(0, 1)
-        return forward(dy, flipped, bias, Geometry(geometry.kernel, padding=padding))
+        return _convolved(dy, filters, bias, Geometry(geometry.kernel, padding=padding), f)
     N, C = dy.shape[0], weight.shape[1]
     (top, bottom), (left, right) = phase_range(geometry, size, 0), phase_range(geometry, size, 1)
     tw = -(-(right - left) // f.outputs)
-    filters = _transformed(_by_tap(weight, geometry).flip(0, 1).transpose(2, 3), f)
     dx = empty((N, *size, C), dy)
     of_phases = Geometry((f.taps, f.taps), padding=(back - top, back - left))
     for pictures, first, last in _chunks(dy, bottom - top, tw, max(filters.shape[1:]), f):
@@ -102,19 +93,23 @@ def weight_gradient(
     """Adds dL/dweight (O, C, kh, kw) and dL/dbias (O,) in place."""
     f, (r, s) = _filter(geometry), (geometry.kernel[0] // geometry.stride[0], geometry.stride[0])
     _, OH, OW, O = dy.shape
-    C, places = x.shape[3], f.inputs**2
-    tw, workspace = -(-OW // f.outputs), local_workspace()
-    d_filters = workspace.empty("filters", (places, s * s * C, O), x).zero_()
+    C, tw, workspace = x.shape[3], -(-OW // f.outputs), local_workspace()
+    d_filters = workspace.empty("filters", (f.inputs**2, O, s * s * C), x).zero_()
     for pictures, first, last in _chunks(x, OH, tw, max(s * s * C, O), f):
         part, rows = x[pictures], dy[pictures, first * f.outputs : last * f.outputs]
         size = part.shape[0], last - first, tw
         v = workspace.plan(_InputPlanes, x, f, size, s * s * C).read(part, first * f.outputs, geometry)
         dm = workspace.plan(_OutputGradientPlanes, x, f, size, O).read(rows)
-        d_filters.baddbmm_(v.transpose(1, 2), dm)
+        d_filters.baddbmm_(dm.transpose(1, 2), v)
         if d_bias is not None:
             d_bias.add_(rows.sum((0, 1, 2)))
-    taps = (_kron(f, x).T @ d_filters.view(places, -1)).view(r, r, s, s, C, O)
-    d_weight.view(O, C, r, s, r, s).add_(taps.permute(5, 4, 0, 2, 1, 3))
+    if s == 1:
+        d_weight.view(O * C, -1).addmm_(d_filters.view(-1, O * C).T, _transform(f, x))
+        return
+    taps = workspace.empty("taps", (r * r, O * s * s * C), x)
+    torch.mm(_transform(f, x).T, d_filters.view(f.inputs**2, -1), out=taps)
+    # (row, column of the tap, O, row, column of the phase, C) -> (O, C, r s, r s)
+    d_weight.view(O, C, r, s, r, s).add_(taps.view(r, r, O, s, s, C).permute(2, 5, 0, 3, 1, 4))
 
 
 def _filter(geometry: Geometry) -> MinimalFilter:
@@ -129,25 +124,40 @@ def _chunks(like: Tensor, rows: int, tw: int, channels: int, f: MinimalFilter) -
     return chunks_of_rows(like.shape[0], -(-rows // f.outputs), f.outputs**2 * tw * channels, like)
 
 
-def _by_tap(weight: Tensor, geometry: Geometry) -> Tensor:
-    """(O, C, r s, r s) -> (r, r, s s C, O): row and column of a tap, channels of the phases, outputs."""
-    O, C = weight.shape[:2]
-    s = geometry.stride[0]
-    r = geometry.kernel[0] // s
-    return weight.reshape(O, C, r, s, r, s).permute(2, 4, 3, 5, 1, 0).reshape(r, r, s * s * C, O)
-
-
-def _kron(f: MinimalFilter, like: Tensor) -> Tensor:
+def _transform(f: MinimalFilter, like: Tensor) -> Tensor:
     """G (x) G, (inputs^2, taps^2): both transforms of a filter at once."""
     g = torch.tensor(f.filter_matrix, dtype=like.dtype, device=like.device)
     return torch.kron(g, g)
 
 
-def _transformed(taps: Tensor, f: MinimalFilter) -> Tensor:
-    """U (places, C, O) = G g G^T of every filter (r, r, C, O)."""
-    C, O = taps.shape[2:]
-    filters = local_workspace().empty("filters", (f.inputs**2, C * O), taps)
-    return torch.mm(_kron(f, taps), taps.reshape(f.taps**2, C * O), out=filters).view(-1, C, O)
+def _filters(weight: Tensor, geometry: Geometry, f: MinimalFilter, *, turned: bool = False) -> Tensor:
+    """U (places, s s C, O) = G g G^T of every filter, or of the filters turned by 180 degrees: a view."""
+    O, C = weight.shape[:2]
+    s, r = geometry.stride[0], f.taps
+    workspace, transform = local_workspace(), _transform(f, weight)
+    if turned:
+        transform = transform.flip(1)
+    filters = workspace.empty("filters", (f.inputs**2, O * s * s * C), weight)
+    if s == 1:
+        torch.mm(transform, weight.reshape(O * C, r * r).T, out=filters)
+    else:
+        taps = workspace.empty("taps", (r, r, O, s, s, C), weight)
+        taps.copy_(weight.reshape(O, C, r, s, r, s).permute(2, 4, 0, 3, 5, 1))
+        torch.mm(transform, taps.view(r * r, -1), out=filters)
+    return filters.view(-1, O, s * s * C).transpose(1, 2)
+
+
+def _convolved(
+    x: Tensor, filters: Tensor, bias: Tensor | None, geometry: Geometry, f: MinimalFilter
+) -> Tensor:
+    """The convolution with transformed filters (places, s s C, O)."""
+    OH, OW = geometry.output_size((x.shape[1], x.shape[2]))
+    tw = -(-OW // f.outputs)
+    y = empty((x.shape[0], OH, OW, filters.shape[2]), x)
+    for pictures, first, last in _chunks(x, OH, tw, max(filters.shape[1:]), f):
+        tiles = _products(x[pictures], filters, first, last, tw, geometry, f)
+        tiles.write(y[pictures, first * f.outputs : last * f.outputs], bias)
+    return y
 
 
 def _products(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from denoise_cli.nn import blocks
+from denoise_cli.nn.kernels.chunks import local_workspace
 from denoise_cli.nn.layout import empty_like
 from denoise_cli.nn.module import Module
 from denoise_cli.nn.registry import Example, layer
@@ -29,8 +30,8 @@ class Activation(Module):
         """Writes f(x) into `out`, which may be `x`."""
         raise NotImplementedError
 
-    def derivative(self, kept: Tensor) -> Tensor:
-        """f' in new memory, from y, or from x where `keeps_input`."""
+    def derivative(self, kept: Tensor, out: Tensor) -> None:
+        """Writes f' into `out`, from y, or from x where `keeps_input`."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,7 +55,9 @@ class Activation(Module):
     def _backward(self, dy: Tensor, dx: Tensor) -> Tensor:
         (kept,) = self.saved()
         for kept_block, dy_block, dx_block in blocks.elements(kept, dy, dx):
-            torch.mul(dy_block, self.derivative(kept_block), out=dx_block)
+            slope = local_workspace().empty("slope", tuple(kept_block.shape), kept_block)
+            self.derivative(kept_block, out=slope)
+            torch.mul(dy_block, slope, out=dx_block)
         return dx
 
 
@@ -65,8 +68,8 @@ class ReLU(Activation):
     def function(self, x: Tensor, out: Tensor) -> None:
         torch.clamp_min(x, 0, out=out)
 
-    def derivative(self, kept: Tensor) -> Tensor:
-        return kept.sign()  # y >= 0
+    def derivative(self, kept: Tensor, out: Tensor) -> None:
+        torch.sign(kept, out=out)  # y >= 0
 
 
 @layer("leaky_relu", Example(), Example({"negative_slope": 0.3}))
@@ -82,8 +85,8 @@ class LeakyReLU(Activation):
     def function(self, x: Tensor, out: Tensor) -> None:
         torch.maximum(x, x * self.negative_slope, out=out)
 
-    def derivative(self, kept: Tensor) -> Tensor:
-        return kept.sign().clamp_min_(self.negative_slope)  # y and x have one sign
+    def derivative(self, kept: Tensor, out: Tensor) -> None:
+        torch.sign(kept, out=out).clamp_min_(self.negative_slope)  # y and x have one sign
 
 
 @layer("sigmoid", Example())
@@ -96,8 +99,8 @@ class Sigmoid(Activation):
     def function(self, x: Tensor, out: Tensor) -> None:
         torch.neg(x, out=out).exp_().add_(1).reciprocal_()
 
-    def derivative(self, kept: Tensor) -> Tensor:
-        return (1 - kept).mul_(kept)
+    def derivative(self, kept: Tensor, out: Tensor) -> None:
+        torch.neg(kept, out=out).add_(1).mul_(kept)
 
 
 @layer("tanh", Example())
@@ -107,8 +110,8 @@ class Tanh(Activation):
     def function(self, x: Tensor, out: Tensor) -> None:
         torch.tanh(x, out=out)
 
-    def derivative(self, kept: Tensor) -> Tensor:
-        return (kept * kept).neg_().add_(1)
+    def derivative(self, kept: Tensor, out: Tensor) -> None:
+        torch.mul(kept, kept, out=out).neg_().add_(1)
 
 
 class ExponentialLinear(Activation):
@@ -127,14 +130,13 @@ class ExponentialLinear(Activation):
         if self.scale != 1:
             out.mul_(self.scale)
 
-    def derivative(self, kept: Tensor) -> Tensor:
+    def derivative(self, kept: Tensor, out: Tensor) -> None:
         at_zero = self.scale * self.alpha
-        slope = kept.clamp_max(0).add_(at_zero)
+        torch.clamp_max(kept, 0, out=out).add_(at_zero)
         if at_zero != self.scale:
             # 1 where y > 0, in floats: a product with booleans is several times slower
             positive = torch.gt(kept, 0, out=torch.empty_like(kept))
-            slope.add_(positive, alpha=self.scale - at_zero)
-        return slope
+            out.add_(positive, alpha=self.scale - at_zero)
 
 
 @layer("elu", Example(), Example({"alpha": 0.5}))
@@ -172,9 +174,9 @@ class GELU(Activation):
     def function(self, x: Tensor, out: Tensor) -> None:
         torch.mul(x, self._phi(x), out=out)
 
-    def derivative(self, kept: Tensor) -> Tensor:
-        density = (kept * kept).mul_(-0.5).exp_().mul_(1 / math.sqrt(2 * math.pi))
-        return self._phi(kept).addcmul_(kept, density)
+    def derivative(self, kept: Tensor, out: Tensor) -> None:
+        torch.mul(kept, kept, out=out).mul_(-0.5).exp_().mul_(1 / math.sqrt(2 * math.pi))
+        out.mul_(kept).add_(self._phi(kept))
 
     @staticmethod
     def _phi(x: Tensor) -> Tensor:
@@ -191,6 +193,6 @@ class SiLU(Activation):
     def function(self, x: Tensor, out: Tensor) -> None:
         torch.div(x, x.neg().exp_().add_(1), out=out)
 
-    def derivative(self, kept: Tensor) -> Tensor:
+    def derivative(self, kept: Tensor, out: Tensor) -> None:
         s = kept.neg().exp_().add_(1).reciprocal_()
-        return (1 - s).mul_(kept).add_(1).mul_(s)
+        torch.neg(s, out=out).add_(1).mul_(kept).add_(1).mul_(s)
