@@ -1,6 +1,6 @@
 """The engine against torch.nn with autograd, side by side: time and memory.
 
-    python -m tests.benchmarks.engine [--json FILE] [--repeats N] [WORK ...]
+    python -m tests.benchmarks.engine [--json FILE] [--repeats N] [--precision bf16] [WORK ...]
 
 Every work is run by three engines in turn - ours, torch.nn in its default layout, torch.nn in channels-last -
 and the medians are compared with the better of the latter two. Memory is the peak of a fresh process above
@@ -15,7 +15,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from denoise_cli.nn import MSE, SGD, build
+from denoise_cli.nn.precision import PRECISIONS, Precision, products_in
 from tests.nn.oracle import twin
 
 LAYOUTS = {"nn": torch.contiguous_format, "nn channels-last": torch.channels_last}
@@ -168,6 +170,20 @@ def seconds(work: str, repeats: int) -> dict[str, float]:
     return {engine: statistics.median(values) for engine, values in times.items()}
 
 
+@contextmanager
+def convolutions_in(precision: Precision) -> Iterator[None]:
+    """The same permission for the convolutions of torch.nn, from the version of torch that knows it."""
+    settings = getattr(torch.backends.mkldnn, "conv", None)
+    if precision == "float32" or settings is None:
+        yield
+        return
+    before, settings.fp32_precision = settings.fp32_precision, "bf16"
+    try:
+        yield
+    finally:
+        settings.fp32_precision = before
+
+
 def peak_memory(work: str, engine: str) -> float:
     """Megabytes that a fresh process takes at most, above what it held before the first repetition."""
     command = [sys.executable, "-m", "tests.benchmarks.engine", "--peak", engine, work]
@@ -190,9 +206,10 @@ def _status(key: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(key + ":"))
 
 
-def measure(work: str, repeats: int) -> dict[str, Any]:
+def measure(work: str, repeats: int, precision: Precision) -> dict[str, Any]:
     """One row of the table. Ratios are against the better of torch.nn's two layouts."""
-    times = seconds(work, repeats)
+    with products_in(precision), convolutions_in(precision):
+        times = seconds(work, repeats)
     memory = {engine: peak_memory(work, engine) for engine in ENGINES}
     row: dict[str, Any] = {"work": WORKS[work][0]}
     row["milliseconds"] = {engine: round(1e3 * value, 1) for engine, value in times.items()}
@@ -202,9 +219,9 @@ def measure(work: str, repeats: int) -> dict[str, Any]:
     return row
 
 
-def table(rows: list[dict[str, Any]]) -> Table:
+def table(rows: list[dict[str, Any]], title: str) -> Table:
     """What a person reads."""
-    result = Table(title=machine(), title_justify="left")
+    result = Table(title=title, title_justify="left")
     result.add_column("work")
     for name in ("ours ms", "nn ms", "nn channels-last ms", "ratio", "ours MB", "nn MB", "ratio"):
         result.add_column(name, justify="right")
@@ -221,12 +238,12 @@ def table(rows: list[dict[str, Any]]) -> Table:
     return result
 
 
-def machine() -> str:
-    """Processor, threads and versions."""
+def machine(precision: Precision) -> str:
+    """Processor, threads, versions and precision."""
     names = [line.split(":")[1] for line in _cpuinfo() if line.startswith("model name")]
     name = names[0].strip() if names else platform.processor()
     simd = torch.backends.cpu.get_cpu_capability()
-    return f"{name}, {simd}, {torch.get_num_threads()} threads, torch {torch.__version__}, float32"
+    return f"{name}, {simd}, {torch.get_num_threads()} threads, torch {torch.__version__}, {precision}"
 
 
 def _cpuinfo() -> list[str]:
@@ -239,18 +256,19 @@ def main() -> None:
     parser.add_argument("works", nargs="*", metavar="WORK", help=", ".join(WORKS))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of products, in both")
     parser.add_argument("--peak", choices=ENGINES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peak:
         print(measure_peak(arguments.works[0], arguments.peak))
         return
-    rows = []
+    rows, title = [], machine(arguments.precision)
     for work in arguments.works or WORKS:
-        rows.append(measure(work, arguments.repeats))
+        rows.append(measure(work, arguments.repeats, arguments.precision))
         print(json.dumps(rows[-1]), file=sys.stderr)
-    Console(width=None if sys.stdout.isatty() else 160).print(table(rows))
+    Console(width=None if sys.stdout.isatty() else 160).print(table(rows, title))
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine(), "rows": rows}, indent=2) + "\n")
+        arguments.json.write_text(json.dumps({"machine": title, "rows": rows}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from oracle import picture
 from torch import Tensor
 
 from denoise_cli.nn import build
+from denoise_cli.nn.kernels import products
 from denoise_cli.nn.precision import products_in
 
 NET = [
@@ -32,6 +33,7 @@ def rounded_products(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return rounded
 
+    monkeypatch.setattr(products, "_onednn_keeps_float32", lambda: False)
     for name in ("mm", "bmm", "addmm"):
         monkeypatch.setattr(torch, name, rounding(getattr(torch, name)))
     for name in ("addmm_", "baddbmm_"):

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-CHUNK = 192 * 1024
+CHUNK = 128 * 1024
 """Values of input in a chunk, for each thread: few enough for its intermediates to stay in cache, enough for
 the fixed cost of a tensor operation, a few microseconds, not to matter."""
 
