@@ -85,7 +85,8 @@ class Gaussian(Noise):
 
     def _draw(self, generator: np.random.Generator) -> float:
         low, high = self.sigma
-        return low + (high - low) * float(generator.random()) ** self.power
+        sigma: float = low + (high - low) * float(generator.random()) ** self.power
+        return sigma
 
     def _add(self, x: Pixels, sigma: float, generator: np.random.Generator) -> Pixels:
         y = white(x.shape, sigma, generator)

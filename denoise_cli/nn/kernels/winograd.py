@@ -17,6 +17,10 @@ exchanged, whose outputs are phases. The weight gradient is the adjoint of the m
 
     dM = A dY A^T,    dU[p] = V[p]^T dM[p],    dg = G^T dU G.
 
+Memory. The columns of a chunk are sorted by their place in a tile, so that each addition of a transform runs
+along a row of tiles; along the channels of one tile, torch is two to three times slower. The additions of a
+chunk are bound to their scratch memory once and run again for every chunk of its size.
+
 Error: 2e-6 of the largest output in float32, twice that of a direct sum.
 
 Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016.
@@ -68,7 +72,7 @@ def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Ge
     """dx (N, H, W, C) from dy (N, OH, OW, O), plus a bias (C,): a convolution that yields phases of dx."""
     f, s = _filter(geometry), geometry.stride[0]
     back = f.taps - 1
-    filters = _filters(weight, geometry, f, turned=True).transpose(1, 2)
+    filters = _filters(weight, geometry, f, turned=True)
     if s == 1:
         padding = (back - geometry.padding[0], back - geometry.padding[1])
         return _convolved(dy, filters, bias, Geometry(geometry.kernel, padding=padding), f)
@@ -80,7 +84,8 @@ def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Ge
     for pictures, first, last in _chunks(dy, bottom - top, tw, max(filters.shape[1:]), f):
         tiles = _products(dy[pictures], filters, first, last, tw, of_phases, f)
         rows = min(bottom - top, last * f.outputs) - first * f.outputs
-        phases = tiles.pictures().unflatten(3, (s * s, C))[:, :rows, : right - left]
+        whole = tiles.pictures()
+        phases = whole.view(*whole.shape[:3], s * s, C)[:, :rows, : right - left]
         if bias is not None:
             phases.add_(bias)
         copy_to_phases(phases, top + first * f.outputs, left, geometry, geometry.all_phases, dx[pictures])
@@ -131,20 +136,18 @@ def _transform(f: MinimalFilter, like: Tensor) -> Tensor:
 
 
 def _filters(weight: Tensor, geometry: Geometry, f: MinimalFilter, *, turned: bool = False) -> Tensor:
-    """U (places, s s C, O) = G g G^T of every filter, or of the filters turned by 180 degrees: a view."""
+    """U (places, s s C, O) = G g G^T of every filter; `turned`: of filters turned by 180 degrees, C and O
+    exchanged."""
     O, C = weight.shape[:2]
     s, r = geometry.stride[0], f.taps
     workspace, transform = local_workspace(), _transform(f, weight)
+    by_tap = weight.reshape(O, C, r, s, r, s).permute(2, 4, 3, 5, 1, 0)  # (r, r, s, s, C, O)
     if turned:
-        transform = transform.flip(1)
-    filters = workspace.empty("filters", (f.inputs**2, O * s * s * C), weight)
-    if s == 1:
-        torch.mm(transform, weight.reshape(O * C, r * r).T, out=filters)
-    else:
-        taps = workspace.empty("taps", (r, r, O, s, s, C), weight)
-        taps.copy_(weight.reshape(O, C, r, s, r, s).permute(2, 4, 0, 3, 5, 1))
-        torch.mm(transform, taps.view(r * r, -1), out=filters)
-    return filters.view(-1, O, s * s * C).transpose(1, 2)
+        transform, by_tap = transform.flip(1), by_tap.permute(0, 1, 5, 2, 3, 4)  # (r, r, O, s, s, C)
+    taps = workspace.empty("taps", tuple(by_tap.shape), weight).copy_(by_tap)
+    filters = workspace.empty("filters", (f.inputs**2, taps[0, 0].numel()), weight)
+    torch.mm(transform, taps.view(r * r, -1), out=filters)
+    return filters.view(-1, O, s * s * C) if turned else filters.view(-1, s * s * C, O)
 
 
 def _convolved(
