@@ -117,6 +117,13 @@ class TestGaussian:
         sigmas = [noise(torch.zeros(1, 2, 2), generator).sigma for _ in range(2000)]
         assert np.quantile(sigmas, [0, 0.25, 0.5, 0.75, 1]) == pytest.approx([10, 20, 30, 40, 50], abs=1.5)
 
+    def test_a_power_draws_weak_noise_more_often(self) -> None:
+        noise, generator = Gaussian(sigma=(10, 50), power=2), rng()
+        sigmas = [noise(torch.zeros(1, 2, 2), generator).sigma for _ in range(2000)]
+        assert np.quantile(sigmas, [0, 0.5, 1]) == pytest.approx([10, 20, 50], abs=1.5)
+        with pytest.raises(ValueError, match="power"):
+            Gaussian(power=0)
+
     def test_zero_is_no_noise(self) -> None:
         assert torch.equal(Gaussian(sigma=0)(ramp(), rng()).image, ramp())
 
