@@ -7,6 +7,7 @@ tensor has died waits for the next tensor of its size.
 
 import threading
 import weakref
+from collections import deque
 from math import prod
 
 import numpy as np
@@ -15,6 +16,9 @@ from torch import Tensor
 
 SMALL = 256 * 1024
 """Bytes below which the C library keeps memory by itself."""
+
+SLACK = 1.15
+"""How much memory blocks may take in all, as a multiple of the most that was in use at once."""
 
 PATIENCE = 256
 """Blocks taken meanwhile after which a free one is let go: a few steps of training."""
@@ -27,29 +31,37 @@ class _Blocks:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # reentrant: a finalizer may run inside `take`
-        self._free: dict[int, list[tuple[int, np.ndarray]]] = {}
-        self._taken = 0
+        self._free: dict[int, deque[tuple[int, np.ndarray]]] = {}  # (when it was given back, block)
+        self._taken = self._in_use = self._kept = self._peak = 0
 
     def take(self, size: int) -> np.ndarray:
         """A block of `size` bytes: the free one that was given back last, or a new one."""
         with self._lock:
             self._taken += 1
+            self._in_use += size
+            self._peak = max(self._peak, self._in_use)
             if blocks := self._free.get(size):
+                self._kept -= size
                 return blocks.pop()[1]
             self._release()
         return np.empty(size + ALIGNMENT, np.uint8)
 
     def give(self, size: int, block: np.ndarray) -> None:
         with self._lock:
-            self._free.setdefault(size, []).append((self._taken, block))
+            self._free.setdefault(size, deque()).append((self._taken, block))
+            self._in_use -= size
+            self._kept += size
 
     def _release(self) -> None:
-        for size, blocks in list(self._free.items()):
-            fresh = [block for block in blocks if block[0] > self._taken - PATIENCE]
-            if fresh:
-                self._free[size] = fresh
-            else:
-                del self._free[size]
+        """Lets the longest unused blocks go: those beyond patience, and as many as there is no room for."""
+        waiting = ((blocks[0][0], size) for size, blocks in self._free.items() if blocks)
+        while oldest := min(waiting, default=None):
+            given, size = oldest
+            if given > self._taken - PATIENCE and self._in_use + self._kept <= SLACK * self._peak:
+                break
+            self._free[size].popleft()
+            self._kept -= size
+            waiting = ((blocks[0][0], size) for size, blocks in self._free.items() if blocks)
 
 
 _blocks = _Blocks()
