@@ -60,6 +60,7 @@ def test_a_model_alone_is_an_experiment_with_the_documented_defaults(write):
             "pairing": "clean",
             "patch": 64,
             "batch": 16,
+            "gray": 0.0,
             "augment": True,
             "workers": 1,
         },
