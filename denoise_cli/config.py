@@ -283,6 +283,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     Raises UsageError, one line, for a file that cannot be read and for anything in it that cannot be trained.
     """
     data = strict_yaml.read(Path(path))
+    if isinstance(data, Mapping) and {"base", "values"} <= data.keys():
+        raise UsageError(f"{path}: is a search, not an experiment: denoise search --config {path} --out DIR")
     source = str(path)
     for assignment in overrides:
         data = strict_yaml.override(data, assignment, SECTIONS)

@@ -429,3 +429,10 @@ def test_the_schema_agrees_with_the_loader_on_what_is_right_and_wrong():
         SMALLEST | {"train": {"steps": "many"}},
     ]:
         assert not is_valid(wrong), wrong
+
+
+def test_a_search_is_named_as_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "search.yaml"
+    path.write_text("base: experiment.yaml\nvalues: {optimizer.lr: [1, 2]}\n")
+    with pytest.raises(UsageError, match=r"is a search.*denoise search --config"):
+        load_config(path)
