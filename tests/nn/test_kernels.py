@@ -69,9 +69,11 @@ def random_case(
 
 
 def errors(one: list[Tensor], other: list[Tensor]) -> list[float]:
+    """The largest error as a part of the largest value, or of 1, the size of each term, where all cancel."""
     for a, b in zip(one, other, strict=True):
         assert a.shape == b.shape
-    return [((a - b).abs().max() / b.abs().max()).item() for a, b in zip(one, other, strict=True)]
+    pairs = zip(one, other, strict=True)
+    return [((a - b).abs().max() / b.abs().max().clamp_min(1)).item() for a, b in pairs]
 
 
 @contextmanager
