@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from denoise_cli.data.noise_models import Noise, Pixels, luma, to_tensor
+from denoise_cli.data.noise_models import Noise, luma, to_pixels, to_tensor
 from denoise_cli.data.pickles import PickleSource
 from denoise_cli.data.sources import Source
 
@@ -229,12 +229,6 @@ def turned(pixels: NDArray[_T], way: int) -> NDArray[_T]:
     if way & 1:
         pixels = pixels[:, ::-1]
     return np.rot90(pixels, way >> 1)
-
-
-def to_pixels(picture: Tensor) -> Pixels:
-    """(C, H, W) -> (H, W, C), without a copy."""
-    pixels: Pixels = picture.permute(1, 2, 0).numpy()
-    return pixels
 
 
 def _stacked(pictures: list[Tensor]) -> Tensor:

@@ -46,7 +46,7 @@ class Noise:
 
     def __call__(self, picture: Tensor, generator: np.random.Generator) -> Noisy:
         """The noisy version of `picture`, (C, H, W) float32, which is left as it is."""
-        x = picture.permute(1, 2, 0).numpy()
+        x = to_pixels(picture)
         y = self.corrupt(x, generator)
         return Noisy(to_tensor(y), self.strength(x, y))
 
@@ -78,7 +78,7 @@ class Gaussian(Noise):
 
     def __call__(self, picture: Tensor, generator: np.random.Generator) -> Noisy:
         sigma = self._draw(generator)
-        return Noisy(to_tensor(self._add(picture.permute(1, 2, 0).numpy(), sigma, generator)), sigma)
+        return Noisy(to_tensor(self._add(to_pixels(picture), sigma, generator)), sigma)
 
     def corrupt(self, x: Pixels, generator: np.random.Generator) -> Pixels:
         return self._add(x, self._draw(generator), generator)
@@ -195,12 +195,12 @@ class Subsample(Noise):
         self.scale = factor
 
     def __call__(self, picture: Tensor, generator: np.random.Generator) -> Noisy:
-        values = cells(picture.permute(1, 2, 0).numpy(), self.scale)
+        values = cells(to_pixels(picture), self.scale)
         y = pick(values, generator)
         return Noisy(to_tensor(y), self.strength(values.mean(2), y))
 
     def clean(self, picture: Tensor) -> Tensor:
-        return to_tensor(cells(picture.permute(1, 2, 0).numpy(), self.scale).mean(2))
+        return to_tensor(cells(to_pixels(picture), self.scale).mean(2))
 
 
 # What the models share -----------------------------------------------------------------------------------
@@ -278,6 +278,12 @@ def pick(values: Pixels, generator: np.random.Generator) -> Pixels:
     height, width, count, _ = values.shape
     chosen = generator.integers(count, size=(height, width, 1, 1))
     return np.take_along_axis(values, chosen, axis=2)[:, :, 0]
+
+
+def to_pixels(picture: Tensor) -> Pixels:
+    """(C, H, W) -> (H, W, C), without a copy."""
+    pixels: Pixels = picture.permute(1, 2, 0).numpy()
+    return pixels
 
 
 def to_tensor(x: Pixels) -> Tensor:

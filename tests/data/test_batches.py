@@ -23,7 +23,7 @@ from denoise_cli.data.batches import (
     validation_pairs,
 )
 from denoise_cli.data.noise import NOISES
-from denoise_cli.data.noise_models import Gaussian, Noise, Noisy, Subsample
+from denoise_cli.data.noise_models import Gaussian, Noise, Noisy, Subsample, to_pixels, to_tensor
 from denoise_cli.data.opening import make_noise, open_batches, open_source, open_validation
 from denoise_cli.data.pickles import PickleSource
 from denoise_cli.data.synthetic import SyntheticSource
@@ -213,10 +213,7 @@ class TestPatches:
 
         samples = NoisyPatches(One(1), Gaussian(sigma=0), patch=8)
         batch = Batches(samples, batch=200).batch(0)
-        ways = [
-            torch.from_numpy(turned(asymmetric[0, :, :, None].numpy(), way).copy())[None, :, :, 0]
-            for way in range(8)
-        ]
+        ways = [to_tensor(turned(to_pixels(asymmetric), way)) for way in range(8)]
         counts = [sum(torch.equal(x, way) for x in batch.x) for way in ways]
         assert sum(counts) == 200
         assert min(counts) > 8

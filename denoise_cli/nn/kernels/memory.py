@@ -7,7 +7,6 @@ tensor has died waits for the next tensor of its size.
 
 import threading
 import weakref
-from collections import deque
 from math import prod
 
 import numpy as np
@@ -27,41 +26,44 @@ ALIGNMENT = 64
 
 
 class _Blocks:
-    """Free blocks by size. What has waited long for its size, from another network or picture, is let go."""
+    """Free blocks. What has waited long, from another network or picture, is let go."""
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # reentrant: a finalizer may run inside `take`
-        self._free: dict[int, deque[tuple[int, np.ndarray]]] = {}  # (when it was given back, block)
+        self._lock = threading.RLock()  # reentrant: a finalizer may run inside `take`, and only appends
+        self._free: list[tuple[int, int, np.ndarray]] = []  # (when it was given back, size, block), in order
         self._taken = self._in_use = self._kept = self._peak = 0
 
     def take(self, size: int) -> np.ndarray:
         """A block of `size` bytes: the free one that was given back last, or a new one."""
         with self._lock:
             self._taken += 1
+            block = self._pop(size)
+            if block is None:
+                self._make_room(size)
+                block = np.empty(size + ALIGNMENT, np.uint8)
             self._in_use += size
             self._peak = max(self._peak, self._in_use)
-            if blocks := self._free.get(size):
-                self._kept -= size
-                return blocks.pop()[1]
-            self._release()
-        return np.empty(size + ALIGNMENT, np.uint8)
+            return block
 
     def give(self, size: int, block: np.ndarray) -> None:
         with self._lock:
-            self._free.setdefault(size, deque()).append((self._taken, block))
+            self._free.append((self._taken, size, block))
             self._in_use -= size
             self._kept += size
 
-    def _release(self) -> None:
+    def _pop(self, size: int) -> np.ndarray | None:
+        for place in reversed(range(len(self._free))):
+            if self._free[place][1] == size:
+                self._kept -= size
+                return self._free.pop(place)[2]
+        return None
+
+    def _make_room(self, size: int) -> None:
         """Lets the longest unused blocks go: those beyond patience, and as many as there is no room for."""
-        waiting = ((blocks[0][0], size) for size, blocks in self._free.items() if blocks)
-        while oldest := min(waiting, default=None):
-            given, size = oldest
-            if given > self._taken - PATIENCE and self._in_use + self._kept <= SLACK * self._peak:
-                break
-            self._free[size].popleft()
-            self._kept -= size
-            waiting = ((blocks[0][0], size) for size, blocks in self._free.items() if blocks)
+        wanted = self._in_use + size
+        most = SLACK * max(self._peak, wanted)
+        while self._free and (self._free[0][0] <= self._taken - PATIENCE or wanted + self._kept > most):
+            self._kept -= self._free.pop(0)[1]
 
 
 _blocks = _Blocks()

@@ -39,7 +39,7 @@ from denoise_cli.nn.kernels.geometry import (
     phase_range,
 )
 from denoise_cli.nn.kernels.memory import empty
-from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_3, MinimalFilter
+from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_3, MinimalFilter, Steps
 
 
 def filter_for(geometry: Geometry) -> MinimalFilter | None:
@@ -80,14 +80,13 @@ def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Ge
     (top, bottom), (left, right) = phase_range(geometry, size, 0), phase_range(geometry, size, 1)
     tw = -(-(right - left) // f.outputs)
     dx = empty((N, *size, C), dy)
+    biases = None if bias is None else bias.repeat(s * s)
     of_phases = Geometry((f.taps, f.taps), padding=(back - top, back - left))
     for pictures, first, last in _chunks(dy, bottom - top, tw, max(filters.shape[1:]), f):
         tiles = _products(dy[pictures], filters, first, last, tw, of_phases, f)
         rows = min(bottom - top, last * f.outputs) - first * f.outputs
-        whole = tiles.pictures()
+        whole = tiles.pictures(biases)
         phases = whole.view(*whole.shape[:3], s * s, C)[:, :rows, : right - left]
-        if bias is not None:
-            phases.add_(bias)
         copy_to_phases(phases, top + first * f.outputs, left, geometry, geometry.all_phases, dx[pictures])
     return dx
 
@@ -210,8 +209,8 @@ class _InputPlanes:
         return self.v
 
 
-class _OutputTiles:
-    """Y = A^T M A of (n, th, tw) tiles, for the M that a product leaves in `m`."""
+class _TilePlanes:
+    """The pixels of (n, th, tw) tiles by their place in a tile, and their M, (places, tiles, channels)."""
 
     def __init__(
         self, workspace: Workspace, like: Tensor, f: MinimalFilter, tiles: TileCount, channels: int
@@ -219,15 +218,26 @@ class _OutputTiles:
         n, th, tw = tiles
         k, o, size = f.inputs, f.outputs, n * th * tw * channels
         m = workspace.empty("m", (k, k, size), like)
-        half = workspace.empty("half", (o, k, size), like)
-        by_column = workspace.empty("window", (o, o, size), like)
-        along = f.output(m, half, workspace.empty("scratch", (f.scratch, k, size), like))
-        scratch = workspace.empty("scratch", (f.scratch, o, size), like)
-        self.steps = along + f.output(half.transpose(0, 1), by_column, scratch)
+        pixels = workspace.empty("window", (o, o, size), like)  # row, column
+        self.steps = self.transform(f, m, pixels, workspace)
         self.m = m.view(k * k, n * th * tw, channels)
-        # (column, row, n, th, tw, O) -> (n, th, row, tw, column, O)
-        self.tiles = by_column.view(o, o, n, th, tw, channels).permute(2, 3, 1, 4, 0, 5)
+        self.tiles = pixels.view(o, o, n, th, tw, channels).permute(2, 3, 0, 4, 1, 5)
         self.whole = workspace.empty("tiles", (n, th * o, tw * o, channels), like)
+
+    def transform(self, f: MinimalFilter, m: Tensor, pixels: Tensor, workspace: Workspace) -> Steps:
+        """The steps between M (inputs, inputs, size) and pixels (outputs, outputs, size)."""
+        raise NotImplementedError(type(self).__name__)
+
+
+class _OutputTiles(_TilePlanes):
+    """Y = A^T M A, for the M that a product leaves in `m`."""
+
+    def transform(self, f: MinimalFilter, m: Tensor, pixels: Tensor, workspace: Workspace) -> Steps:
+        k, o, size = f.inputs, f.outputs, m.shape[2]
+        half = workspace.empty("half", (o, k, size), m)
+        along = f.output(m, half, workspace.empty("scratch", (f.scratch, k, size), m))
+        scratch = workspace.empty("scratch", (f.scratch, o, size), m)
+        return along + f.output(half.transpose(0, 1), pixels.transpose(0, 1), scratch)
 
     def write(self, y: Tensor, bias: Tensor | None) -> None:
         """Writes Y + bias (O,) to the pictures y (n, H, W, O), as much as there is of them."""
@@ -242,29 +252,21 @@ class _OutputTiles:
         else:
             torch.add(self.tiles, bias, out=target)
 
-    def pictures(self, bias: Tensor | None = None) -> Tensor:
+    def pictures(self, bias: Tensor | None) -> Tensor:
         """Y + bias as pictures in scratch memory."""
         self.write(self.whole, bias)
         return self.whole
 
 
-class _OutputGradientPlanes:
-    """dM = A dY A^T of (n, th, tw) tiles."""
+class _OutputGradientPlanes(_TilePlanes):
+    """dM = A dY A^T."""
 
-    def __init__(
-        self, workspace: Workspace, like: Tensor, f: MinimalFilter, tiles: TileCount, channels: int
-    ) -> None:
-        n, th, tw = tiles
-        k, o, size = f.inputs, f.outputs, n * th * tw * channels
-        by_row = workspace.empty("window", (o, o, size), like)
-        half = workspace.empty("half", (k, o, size), like)
-        dm = workspace.empty("m", (k, k, size), like)
-        along = f.output_adjoint(by_row, half, workspace.empty("scratch", (f.scratch, o, size), like))
-        scratch = workspace.empty("scratch", (f.scratch, k, size), like)
-        self.steps = along + f.output_adjoint(half.transpose(0, 1), dm.transpose(0, 1), scratch)
-        self.tiles = by_row.view(o, o, n, th, tw, channels).permute(2, 3, 0, 4, 1, 5)
-        self.whole = workspace.empty("tiles", (n, th * o, tw * o, channels), like)
-        self.dm = dm.view(k * k, n * th * tw, channels)
+    def transform(self, f: MinimalFilter, m: Tensor, pixels: Tensor, workspace: Workspace) -> Steps:
+        k, o, size = f.inputs, f.outputs, m.shape[2]
+        half = workspace.empty("half", (k, o, size), m)
+        along = f.output_adjoint(pixels, half, workspace.empty("scratch", (f.scratch, o, size), m))
+        scratch = workspace.empty("scratch", (f.scratch, k, size), m)
+        return along + f.output_adjoint(half.transpose(0, 1), m.transpose(0, 1), scratch)
 
     def read(self, dy: Tensor) -> Tensor:
         """dM of dy (n, H, W, O), with zeros where it ends before the tiles do."""
@@ -273,7 +275,7 @@ class _OutputGradientPlanes:
         self.tiles.copy_(_by_tile(dy, self.tiles.shape[2]))
         for step in self.steps:
             step()
-        return self.dm
+        return self.m
 
 
 def _by_tile(pictures: Tensor, outputs: int) -> Tensor:
