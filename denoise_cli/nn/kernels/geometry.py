@@ -93,6 +93,7 @@ def copy_tile_columns(x: Tensor, top: int, geometry: Geometry, out: Tensor) -> N
 
     Column b of a phase is place b mod `places` of tile b // `places`; see `copy_phases`.
     """
+    # a `copy_window` for every place would do the same with more views, and take a tenth longer
     places, n, height, tiles, _ = out.shape
     s, (_, H, W, C) = geometry.stride[0], x.shape
     (xn, xh, xw, _), (op, on, oh, ot, _), start = x.stride(), out.stride(), out.storage_offset()
