@@ -138,6 +138,8 @@ class Data(Section):
     """Patches in a step."""
     gray: Fraction = 0.0
     """The fraction of patches of a colour experiment that are gray, noise and all: one network for both."""
+    blind: Fraction = 0.0
+    """The fraction of patches whose noise level is estimated from the patch, not known; validation's too."""
     augment: bool = True
     """Whether patches are flipped and turned in the eight possible ways."""
     workers: Annotated[int, Field(ge=0)] = 1
@@ -256,6 +258,8 @@ class Experiment(Section):
         self.build_optimizer([])
         self.build_schedule()
         self.build_noise()
+        if self.data.blind and not self.input.noise_level:
+            raise SpecError("data.blind", "is about the noise level that a network is told: input.noise_level is off")
         if not net.param():
             raise SpecError("model", "has nothing to learn: none of its layers has parameters")
         summary(net, self.input_shape)  # names the first layer that does not fit

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.fft import dctn  # type: ignore[import-untyped, unused-ignore]
 
 from denoise_cli.windows import ArraySource, Source
 
@@ -32,18 +33,9 @@ _LEAST_KEPT = 0.5
 """Blocks to which clipping left less of the noise's variance than this serve only for want of others."""
 
 
-def _cosine_transform() -> Array:
-    """The orthonormal DCT-II of a line of SIDE values: row k is frequency k."""
-    k, n = np.arange(SIDE)[:, None], np.arange(SIDE)
-    waves = math.sqrt(2 / SIDE) * np.cos(math.pi * k * (2 * n + 1) / (2 * SIDE))
-    waves[0] /= math.sqrt(2)
-    return waves
-
-
-_DCT = np.kron(_cosine_transform(), _cosine_transform()).astype(np.float32)
-_FREQUENCY = np.add.outer(np.arange(SIDE), np.arange(SIDE)).ravel()
-_LOW = _DCT[(_FREQUENCY > 0) & (_FREQUENCY <= SIDE)].T
-_HIGH = _DCT[_FREQUENCY > SIDE].T
+_FREQUENCY = np.add.outer(np.arange(SIDE), np.arange(SIDE))
+_LOW = ((_FREQUENCY > 0) & (_FREQUENCY <= SIDE)).astype(np.float32)
+_HIGH = (_FREQUENCY > SIDE).astype(np.float32)
 
 
 def estimate_sigma(picture: Source | Array) -> NDArray[np.float64]:
@@ -84,13 +76,14 @@ def _channel_sigma(blocks: Array, *, clipped: bool) -> float:
         return 0.0
     blocks = _with_content(blocks)
     brightness = blocks.mean(axis=1)
-    low = np.square(blocks @ _LOW).sum(axis=1)
+    waves = dctn(blocks.reshape(-1, SIDE, SIDE), axes=(1, 2), norm="ortho")
+    np.square(waves, out=waves)
+    low, high = ((waves * some).sum(axis=(1, 2)) / some.sum() for some in (_LOW, _HIGH))
     kept = np.ones(len(blocks))
     sigma = 0.0
     for _ in range(_ROUNDS if clipped else 1):
         chosen = _least_textured(low, kept)
-        energy = np.square(blocks[chosen] @ _HIGH).mean()
-        sigma = math.sqrt(energy / kept[chosen].mean())
+        sigma = math.sqrt(high[chosen].mean() / kept[chosen].mean())
         if sigma < 1:  # hardly anything to clip
             break
         means, variances = _clipped_moments(sigma)

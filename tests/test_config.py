@@ -61,6 +61,7 @@ def test_a_model_alone_is_an_experiment_with_the_documented_defaults(write):
             "patch": 64,
             "batch": 16,
             "gray": 0.0,
+            "blind": 0.0,
             "augment": True,
             "workers": 1,
         },
@@ -308,6 +309,10 @@ def test_a_file_that_is_not_there():
         ({"train": None}, "train: should be a mapping like {key: value}, not null"),
         ({"model": None}, "model: should be a layer's name, or {name: {argument: value}}, not null"),
         ({"model": []}, "model: an empty list of layers"),
+        (
+            {"data": {"blind": 0.5}},
+            "data.blind: is about the noise level that a network is told: input.noise_level is off",
+        ),
         ({"model": ["relu"]}, "model: has nothing to learn: none of its layers has parameters"),
         (
             {"model": [{"conv2d": CONV["conv2d"] | {"kernal_size": 3}}]},

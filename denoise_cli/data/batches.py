@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from denoise_cli.data.noise_models import Noise, luma, to_pixels, to_tensor
+from denoise_cli.data.noise_models import Noise, Noisy, luma, to_pixels, to_tensor
 from denoise_cli.data.pickles import PickleSource
 from denoise_cli.data.sources import Source
+from denoise_cli.estimation import estimate_sigma, overall_sigma
 
 _T = TypeVar("_T", bound=np.generic)
 Pairing = Literal["clean", "noise2noise"]
@@ -60,6 +61,9 @@ class NoisyPatches:
 
     A fraction `gray` of them is gray: equal channels, the noise included. Such noise is sqrt(channels) times
     as strong along the gray axis as that of independent channels, and its sigma says so (see `Denoiser`).
+
+    The sigma of a fraction `blind` is not the true one but what is estimated from the noisy crop, as it is
+    for a picture that nobody knows anything about.
     """
 
     def __init__(
@@ -71,9 +75,11 @@ class NoisyPatches:
         pairing: Pairing = "clean",
         augment: bool = True,
         gray: float = 0.0,
+        blind: float = 0.0,
     ) -> None:
         self.source, self.noise = source, noise
-        self.patch, self.pairing, self.augment, self.gray = patch, pairing, augment, gray
+        self.patch, self.pairing, self.augment = patch, pairing, augment
+        self.gray, self.blind = gray, blind
 
     def __len__(self) -> int:
         return len(self.source)
@@ -90,7 +96,8 @@ class NoisyPatches:
                 picture, gain = to_tensor(luma(to_pixels(picture))), channels**0.5
             noisy = self.noise(picture, generator)
             x.append(noisy.image.expand(channels, -1, -1))
-            sigmas.append(noisy.sigma * gain)
+            blind = self.blind and generator.random() < self.blind
+            sigmas.append(gain * (estimated_sigma(noisy) if blind else noisy.sigma))
             clean.append(self.noise.clean(picture).expand(channels, -1, -1))
             if noise2noise:
                 targets.append(self.noise(picture, generator).image.expand(channels, -1, -1))
@@ -194,12 +201,19 @@ class Pair(NamedTuple):
 
 
 def validation_pairs(
-    source: Source | PickleSource, noise: Noise, *, seed: int = 0, count: int = 48, size: int = 192
+    source: Source | PickleSource,
+    noise: Noise,
+    *,
+    seed: int = 0,
+    count: int = 48,
+    size: int = 192,
+    blind: bool = False,
 ) -> list[Pair]:
     """What a model is measured on while it trains: always the same pictures with the same noise.
 
     Of a source of clean pictures: at most `count` of them, evenly spaced, the middle size x size pixels of
-    each. Of a course file: every pair, and the second picture is the clean one.
+    each; if `blind`, their sigma is estimated from the noisy ones. Of a course file: every pair, and the
+    second picture is the clean one.
     """
     if isinstance(source, PickleSource):
         noisy, clean = _as_float(source.first), _as_float(source.second)
@@ -210,7 +224,8 @@ def validation_pairs(
     for index in indices:
         picture = _middle(source.picture(int(index)), size, noise.scale)
         noisy_picture = noise(picture, np.random.default_rng([VALIDATION, seed, int(index)]))
-        pairs.append(Pair(noisy_picture.image, noise.clean(picture), noisy_picture.sigma))
+        sigma = estimated_sigma(noisy_picture) if blind else noisy_picture.sigma
+        pairs.append(Pair(noisy_picture.image, noise.clean(picture), sigma))
     return pairs
 
 
@@ -229,6 +244,11 @@ def turned(pixels: NDArray[_T], way: int) -> NDArray[_T]:
     if way & 1:
         pixels = pixels[:, ::-1]
     return np.rot90(pixels, way >> 1)
+
+
+def estimated_sigma(noisy: Noisy) -> float:
+    """What the noise of a picture seems to be, from the picture alone; on the 0-255 scale."""
+    return overall_sigma(estimate_sigma(to_pixels(noisy.image)))
 
 
 def _stacked(pictures: list[Tensor]) -> Tensor:

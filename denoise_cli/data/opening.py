@@ -42,6 +42,8 @@ class DataSection(Protocol):
     @property
     def gray(self) -> float: ...
     @property
+    def blind(self) -> float: ...
+    @property
     def augment(self) -> bool: ...
     @property
     def workers(self) -> int: ...
@@ -61,6 +63,7 @@ def open_batches(data: DataSection, *, channels: int, seed: int) -> Batches:
             pairing=data.pairing,
             augment=data.augment,
             gray=data.gray,
+            blind=data.blind,
         )
     return Batches(samples, batch=data.batch, seed=seed, workers=data.workers)
 
@@ -75,7 +78,8 @@ def open_validation(data: DataSection, *, channels: int) -> list[Pair]:
     spec = dict(data.validation)
     if spec["source"] == "synthetic":
         spec["take"] = "holdout"
-    return validation_pairs(open_source(spec, channels=channels), make_noise(data.noise))
+    source = open_source(spec, channels=channels)
+    return validation_pairs(source, make_noise(data.noise), blind=data.blind > 0)
 
 
 def open_source(spec: Any, *, channels: int) -> Source | PickleSource:

@@ -27,6 +27,7 @@ from denoise_cli.data.noise_models import Gaussian, Noise, Noisy, Subsample, to_
 from denoise_cli.data.opening import make_noise, open_batches, open_source, open_validation
 from denoise_cli.data.pickles import PickleSource
 from denoise_cli.data.synthetic import SyntheticSource
+from denoise_cli.estimation import estimate_sigma, overall_sigma
 
 TASKS = Path("/proc/self/task")
 
@@ -315,6 +316,23 @@ def test_gray_patches_have_equal_channels_and_say_how_strong_their_noise_is() ->
     assert float((batch.x - batch.clean).std()) * 255 == pytest.approx(20, rel=0.05)
 
 
+def test_blind_patches_come_with_the_sigma_that_is_measured_on_them() -> None:
+    source, crops = SyntheticSource(count=8, size=64), np.arange(8)
+    noise = make_noise({"name": "correlated", "sigma": 20, "smoothing": 2, "correlation": 0})
+    blind = NoisyPatches(source, noise, patch=64, blind=1.0).draw(crops, np.random.default_rng(0))
+    for picture, sigma in zip(blind.x, blind.sigma.tolist(), strict=True):
+        assert sigma == pytest.approx(overall_sigma(estimate_sigma(to_pixels(picture))))
+    told = NoisyPatches(source, noise, patch=64).draw(crops, np.random.default_rng(0))
+    assert (blind.sigma < 0.5 * told.sigma).all()  # smooth noise looks weak
+
+
+def test_blind_validation_measures_the_noise() -> None:
+    source, noise = SyntheticSource(count=3, size=64), Gaussian(sigma=20)
+    for pair in validation_pairs(source, noise, blind=True):
+        assert pair.sigma == overall_sigma(estimate_sigma(to_pixels(pair.noisy)))
+        assert pair.sigma == pytest.approx(20, rel=0.2)
+
+
 @pytest.mark.skipif(not TASKS.exists(), reason="counts threads as Linux lists them")
 def test_preparing_a_batch_in_a_thread_starts_no_team_of_workers(tmp_path: Path) -> None:
     """They would be more than there are cores, and slow every step of the training beside them down."""
@@ -349,6 +367,7 @@ class TestOpening:
             "patch": 8,
             "batch": 2,
             "gray": 0.0,
+            "blind": 0.0,
             "augment": True,
             "workers": 1,
         }
