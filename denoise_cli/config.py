@@ -259,7 +259,7 @@ class Experiment(Section):
         self.build_schedule()
         self.build_noise()
         if self.data.blind and not self.input.noise_level:
-            raise SpecError("data.blind", "is about the noise level that a network is told: input.noise_level is off")
+            raise SpecError("data.blind", "the network is told no noise level: input.noise_level is off")
         if not net.param():
             raise SpecError("model", "has nothing to learn: none of its layers has parameters")
         summary(net, self.input_shape)  # names the first layer that does not fit

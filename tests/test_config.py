@@ -311,7 +311,7 @@ def test_a_file_that_is_not_there():
         ({"model": []}, "model: an empty list of layers"),
         (
             {"data": {"blind": 0.5}},
-            "data.blind: is about the noise level that a network is told: input.noise_level is off",
+            "data.blind: the network is told no noise level: input.noise_level is off",
         ),
         ({"model": ["relu"]}, "model: has nothing to learn: none of its layers has parameters"),
         (
