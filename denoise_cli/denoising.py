@@ -112,20 +112,26 @@ def denoise_picture(
     settings: Settings | None = None,
     *,
     noise: Noise | None = None,
+    in_place: bool = False,
     progress: Progress | None = None,
 ) -> Picture:
     """The picture with less noise, and all else as it was.
 
-    `noise`: what `measure_noise` found, if that is known already. Raises UsageError where the settings do not
-    fit the model or the picture, DenoiseError where memory is not enough.
+    `noise`: what `measure_noise` found, if that is known already. `in_place`: in the memory of `picture`,
+    whose samples are lost by that: half the memory for a large one.
+
+    Raises UsageError where the settings do not fit the model or the picture, DenoiseError where memory is not
+    enough.
     """
     settings = settings or Settings()
     if settings.changes_nothing:
         return picture
     noise = noise or measure_noise(picture, settings)
-    result = picture.empty_result()
+    result = picture.empty_result(in_place=in_place)
     samples = picture.samples.nbytes
-    _denoise(denoiser, picture, result, settings, noise, samples=samples, progress=progress)
+    _denoise(
+        denoiser, picture, result, settings, noise, samples=samples, settle=result.settle, progress=progress
+    )
     return result.picture()
 
 
@@ -159,9 +165,13 @@ def _denoise(
     noise: Noise,
     *,
     samples: int,
+    settle: Callable[[int], None] | None = None,
     progress: Progress | None,
 ) -> None:
-    """Fills `sink` with the denoised pixels of `source`, tile by tile. `samples`: bytes that these take."""
+    """Fills `sink` with the denoised pixels of `source`, tile by tile. `samples`: bytes that these take.
+
+    `settle`: called before every tile with the first row that is still to be read.
+    """
     whole = Box(0, source.height, 0, source.width)
     mask = settings.sigma_map
     if mask is not None and (mask.height, mask.width) != (whole.height, whole.width):
@@ -182,6 +192,8 @@ def _denoise(
 
     done = 0
     for box in _tiles(denoiser, overlap, whole, settings, samples):
+        if settle and overlap:
+            settle(box.y0 - overlap.margin)
         _compute_or_split(compute, box, overlap)
         done += box.height * box.width
         if progress:

@@ -321,6 +321,28 @@ def test_pictures_and_arrays_of_samples_agree():
     assert np.array_equal(from_picture.samples, np.rint(np.clip(from_array, 0, 1) * np.float32(255)))
 
 
+@pytest.mark.parametrize("tile", [8, 24, "auto", "off"])
+@pytest.mark.parametrize("alpha", ["none", "straight"])
+def test_in_place_gives_the_same_in_the_memory_of_the_picture(tile, alpha):
+    channels = 4 if alpha == "straight" else 3
+    samples = np.random.default_rng(0).integers(0, 2**16, (150, 90, channels), np.uint16)
+    samples[..., 3:][::2] = 0
+    given, settings = Picture(samples, "rgb", alpha), Settings(sigma=25, tile=tile)
+    wanted = denoise_picture(denoiser(), given, settings)
+    assert not np.shares_memory(wanted.samples, samples)
+    in_place = denoise_picture(denoiser(), given, settings, in_place=True)
+    assert np.shares_memory(in_place.samples, samples)
+    np.testing.assert_array_equal(in_place.samples, wanted.samples)
+
+
+def test_a_picture_that_may_not_be_written_is_left_alone():
+    samples = np.full((40, 40, 3), 100, np.uint8)
+    samples[20:] = 120
+    samples.flags.writeable = False
+    result = denoise_picture(BLIND, Picture(samples, "rgb"), in_place=True)
+    assert not np.shares_memory(result.samples, samples)
+
+
 def test_gray_pictures_through_a_colour_network():
     x = picture(channels=1)
     np.testing.assert_allclose(denoise_pixels(BLIND, x), x - taken(x) / 2, atol=1e-6)

@@ -134,9 +134,15 @@ class Work:
         for number, page in enumerate(pages, 1):
             denoiser = self.denoiser_for(page)
             noise = measure_noise(page, self.settings)
-            results.append(
-                denoise_picture(denoiser, page, self.settings, noise=noise, progress=self.display.advance)
+            result = denoise_picture(
+                denoiser,
+                page,
+                self.settings,
+                noise=noise,
+                in_place=self.sheet is None,  # the sheet shows both
+                progress=self.display.advance,
             )
+            results.append(result)
             noises.append(noise)
             name = f"{job.source}, page {number}" if len(pages) > 1 else str(job.source)
             self.display.say(f"{name}: {_told(noise)}")

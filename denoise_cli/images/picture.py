@@ -140,9 +140,12 @@ class Picture:
         """Rows y0..y1 and columns x0..x1 (ends excluded) as float32 (y1 - y0, x1 - x0, C) in [0, 1]."""
         return _pixels(self.samples[y0:y1, x0:x1], self.color)
 
-    def empty_result(self) -> "Result":
-        """A result to be filled window by window; what is not filled stays black."""
-        return Result(self)
+    def empty_result(self, *, in_place: bool = False) -> "Result":
+        """A result to be filled window by window; what is not filled stays black.
+
+        `in_place`: the result takes the memory of this picture, which is lost by that; see `Result.settle`.
+        """
+        return Result(self, in_place=in_place)
 
     def replace_pixels(self, pixels: NDArray[Any]) -> "Picture":
         """The same picture with other pixels, (H, W, C) in [0, 1], rounded to its sample type."""
@@ -160,11 +163,16 @@ class Picture:
 
 
 class Result:
-    """The samples of a denoised picture, filled window by window: `result[y0:y1, x0:x1] = pixels`."""
+    """The samples of a denoised picture, filled window by window: `result[y0:y1, x0:x1] = pixels`.
 
-    def __init__(self, source: Picture) -> None:
-        self._source = source
-        self._samples = np.zeros_like(source.samples)
+    In place, windows wait beside the picture, because other windows are still to be computed from it, until
+    `settle` says that they are not.
+    """
+
+    def __init__(self, source: Picture, *, in_place: bool = False) -> None:
+        self._source, self._in_place = source, in_place and source.samples.flags.writeable
+        self._samples = source.samples if self._in_place else np.zeros_like(source.samples)
+        self._waiting: list[tuple[tuple[slice, slice], Samples]] = []
         self._changed = False
 
     def __setitem__(self, window: tuple[slice, slice], pixels: NDArray[Any]) -> None:
@@ -193,10 +201,23 @@ class Result:
                 new[..., :colors] = np.minimum(new[..., :colors], limit)
             new[..., :colors] = np.where(alpha == 0, old[..., :colors], new[..., :colors])
         self._changed = self._changed or not np.array_equal(new, old)
-        self._samples[window] = new
+        if self._in_place:
+            self._waiting.append((window, new))
+        else:
+            self._samples[window] = new
+
+    def settle(self, row: int) -> None:
+        """Takes note that nothing above this row will be read from the picture any more."""
+        waiting, self._waiting = self._waiting, []
+        for window, new in waiting:
+            if window[0].indices(self._source.height)[1] <= row:
+                self._samples[window] = new
+            else:
+                self._waiting.append((window, new))
 
     def picture(self) -> Picture:
         """The finished picture. It shares the result's memory: fill nothing more afterwards."""
+        self.settle(self._source.height)
         keep = replace(self._source.keep, original=None) if self._changed else self._source.keep
         return replace(self._source, samples=self._samples, keep=keep)
 

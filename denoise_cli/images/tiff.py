@@ -51,6 +51,8 @@ NOT_CARRIED = {
 _EXIF_TAGS = {270, 271, 272, ORIENTATION, 305, 306, 315, 316, 33432, EXIF_IFD, GPS_IFD}
 _RESOLUTION_TAGS = {X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT}
 _COLORS: dict[int, Color] = {0: "gray", 1: "gray", 2: "rgb", 3: "rgb", 5: "cmyk", 6: "rgb"}
+_AT_ONCE = 2**24
+"""Bytes of strips that are taken from the file before they are decoded."""
 _WHITE_IS_ZERO, _PALETTE, _CFA, _LINEAR_RAW = 0, 3, 32803, 34892
 
 
@@ -77,7 +79,8 @@ def read(data: bytes) -> list[Picture]:
         count = len(directories(data))
     except ValueError as error:
         raise DenoiseError(f"damaged or truncated: {error}") from error
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
+    # Closed by hand: a TiffFile and its pages hold each other, and would hold the data until they are found.
+    with io.BytesIO(data) as stream, tifffile.TiffFile(stream) as file:
         pages: list[Any] = [file.pages[number] for number in range(count)]
         if not pages:
             raise DenoiseError("damaged: no picture in the file")
@@ -121,7 +124,9 @@ def _check_page(page: Any, file_size: int) -> None:
 def _read_page(page: Any, data: bytes, notes: tuple[str, ...]) -> Picture:
     _check_page(page, len(data))
     bits = page.bitspersample
-    samples = page.asarray(maxworkers=1).reshape(page.shaped)  # (planes, 1, H, W, samples)
+    samples = page.asarray(maxworkers=1, buffersize=_AT_ONCE).reshape(
+        page.shaped
+    )  # (planes, 1, H, W, samples)
     samples = np.moveaxis(samples[:, 0], 0, 2).reshape(page.imagelength, page.imagewidth, -1)
     if page.photometric == _PALETTE:
         samples = _through_palette(samples, page.colormap)
