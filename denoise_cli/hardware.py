@@ -1,11 +1,14 @@
 """What the machine has: memory that is free, and devices that compute."""
 
+import ctypes
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from denoise_cli.errors import UsageError
+from denoise_cli.nn.kernels import memory
 from denoise_cli.nn.precision import PRECISIONS, Precision
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -61,6 +64,16 @@ def _left_in_container() -> int | None:
         return max(0, int(limit) - int(used))
     except (OSError, ValueError):  # no such group, or no limit ("max")
         return None
+
+
+def give_back_memory() -> None:
+    """Lets the system have what the engine and the C library keep free for later.
+
+    After tiles of many sizes that is a few hundred megabytes, which a large picture needs for being written.
+    """
+    memory.let_go()
+    with suppress(OSError, AttributeError):  # the C library is another than glibc
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def ran_out_of_memory(error: BaseException) -> bool:

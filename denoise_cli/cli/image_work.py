@@ -14,6 +14,7 @@ from denoise_cli.comparison import draw_comparison
 from denoise_cli.denoiser import Denoiser
 from denoise_cli.denoising import Noise, Settings, denoise_picture, measure_noise
 from denoise_cli.errors import DenoiseError, UsageError
+from denoise_cli.hardware import give_back_memory
 from denoise_cli.images import (
     Format,
     Picture,
@@ -27,6 +28,9 @@ from denoise_cli.images import (
 from denoise_cli.library import DEFAULT_MODEL
 
 DenoiserFor = Callable[[Picture], Denoiser]
+
+_LARGE = 64 * 2**20
+"""Bytes of samples from which on memory counts more than the time to take it anew."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,10 @@ class Work:
         if self.sheet:
             sigma, truth = noises[0].sigma, self.sheet.reference
             draw_comparison(self.sheet.path, pages[0], results[0], sigma=sigma, reference=truth)
-        return Pages(results, noises, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        if sum(page.samples.nbytes for page in results) > _LARGE:
+            give_back_memory()
+        return Pages(results, noises, seconds)
 
     def write(self, job: Job, result: Pages | None) -> list[str]:
         """Writes the output; what its format could not hold."""

@@ -177,6 +177,15 @@ def test_memory_is_used_again_but_never_shared() -> None:
     assert memory.empty((size,), like).data_ptr() == place
 
 
+def test_memory_in_use_survives_letting_go() -> None:
+    like = torch.empty(0)
+    held, gone = memory.empty((memory.SMALL,), like).fill_(1), memory.empty((memory.SMALL,), like)
+    del gone
+    memory.let_go()
+    memory.empty((memory.SMALL,), like).fill_(2)
+    assert (held == 1).all()
+
+
 @pytest.mark.parametrize("memory_asked", [(3, 5), (5, 3)])
 def test_a_workspace_keeps_plans_until_their_memory_moves(memory_asked: tuple[int, int]) -> None:
     workspace, like = Workspace(), torch.empty(0)

@@ -51,6 +51,12 @@ class _Blocks:
             self._in_use -= size
             self._kept += size
 
+    def let_go(self) -> None:
+        """Hands every free block to the system."""
+        with self._lock:
+            self._free.clear()
+            self._kept, self._peak = 0, self._in_use
+
     def _pop(self, size: int) -> np.ndarray | None:
         for place in reversed(range(len(self._free))):
             if self._free[place][1] == size:
@@ -67,6 +73,11 @@ class _Blocks:
 
 
 _blocks = _Blocks()
+
+
+def let_go() -> None:
+    """Hands the memory that waits for the next tensors to the system."""
+    _blocks.let_go()
 
 
 def empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
