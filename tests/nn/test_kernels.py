@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from denoise_cli.nn import kernels
-from denoise_cli.nn.kernels import KERNELS, chunks, memory
+from denoise_cli.nn.kernels import KERNELS, chunks, depthwise, memory
 from denoise_cli.nn.kernels.chunks import Workspace
 from denoise_cli.nn.kernels.geometry import Geometry
 from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_3, MinimalFilter, Steps
@@ -54,9 +54,9 @@ def ours(kernel: ModuleType, x: Tensor, w: Tensor, b: Tensor, dy: Tensor, g: Geo
     return [y.permute(0, 3, 1, 2), dx.permute(0, 3, 1, 2), dw - 1, db - 1]
 
 
-def theirs(x: Tensor, w: Tensor, b: Tensor, dy: Tensor, g: Geometry) -> list[Tensor]:
+def theirs(x: Tensor, w: Tensor, b: Tensor, dy: Tensor, g: Geometry, groups: int = 1) -> list[Tensor]:
     leaves = [t.clone().requires_grad_() for t in (x, w, b)]
-    y = functional.conv2d(*leaves, stride=g.stride, padding=g.padding, dilation=g.dilation)
+    y = functional.conv2d(*leaves, stride=g.stride, padding=g.padding, dilation=g.dilation, groups=groups)
     return [y.detach(), *torch.autograd.grad(y, leaves, dy)]
 
 
@@ -126,6 +126,18 @@ def test_chunks_and_threads_change_nothing_but_rounding(kernel: ModuleType, g: G
         torch.set_num_threads(1)
     assert max(errors(parts, whole)) < 1e-13
     assert all(torch.equal(a, b) for a, b in zip(parts, again, strict=True))
+
+
+@pytest.mark.parametrize("g", GEOMETRIES)
+@pytest.mark.parametrize("chunk", [1, 300, 2**18])
+def test_depthwise_convolutions(g: Geometry, chunk: int) -> None:
+    """One window for each channel: as the oracle has it with as many groups as channels."""
+    C = 5
+    _, w, b, dy = random_case(g, 2, 1, C, (14, 13), torch.float64)
+    x = torch.randn(2, C, 14, 13, dtype=torch.float64)
+    with chunks_of(chunk):
+        mine = ours(depthwise, x, w, b, dy, g)
+    assert max(errors(mine, theirs(x, w, b, dy, g, groups=C))) < 1e-12
 
 
 @pytest.mark.parametrize("name", KERNELS)

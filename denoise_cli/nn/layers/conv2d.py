@@ -23,6 +23,7 @@ from denoise_cli.nn.registry import Example, layer
     Example({"in_channels": 4, "out_channels": 3, "kernel_size": [3, 2], "stride": [1, 2], "dilation": 2}),
     Example({"in_channels": 4, "out_channels": 8, "kernel_size": 3, "padding": 1, "groups": 2}),
     Example({"in_channels": 4, "out_channels": 4, "kernel_size": 3, "padding": 1, "groups": 4}),
+    Example({"in_channels": 4, "out_channels": 4, "kernel_size": 3, "stride": 2, "padding": 1, "groups": 4}),
     Example({"in_channels": 4, "out_channels": 3, "kernel_size": 3, "padding": 2, "padding_mode": "reflect"}),
     Example({"in_channels": 32, "out_channels": 32, "kernel_size": 3, "padding": 1}, (1, 32, 5, 4)),
 )

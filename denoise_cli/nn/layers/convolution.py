@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from denoise_cli.nn import kernels
+from denoise_cli.nn.kernels import depthwise
 from denoise_cli.nn.kernels.geometry import Geometry, Pair
 from denoise_cli.nn.kernels.memory import empty
 from denoise_cli.nn.module import Shape, ShapeError
@@ -49,6 +50,8 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, 
     """`kernels.forward` for each group of channels: x (N, H, W, C), weight (O, C / groups, kh, kw)."""
     if groups == 1:
         return kernels.forward(x, weight, bias, geometry)
+    if _is_depthwise(weight, groups):
+        return depthwise.forward(x, weight, bias, geometry)
     y = empty((x.shape[0], *geometry.output_size((x.shape[1], x.shape[2])), weight.shape[0]), x)
     for ins, outs in _slices(x.shape[3], weight.shape[0], groups):
         part = kernels.forward(
@@ -64,6 +67,8 @@ def input_gradient(
     """`kernels.input_gradient` for each group of channels."""
     if groups == 1:
         return kernels.input_gradient(dy, weight, bias, geometry, size)
+    if _is_depthwise(weight, groups):
+        return depthwise.input_gradient(dy, weight, bias, geometry, size)
     channels = weight.shape[1] * groups
     dx = empty((dy.shape[0], *size, channels), dy)
     for ins, outs in _slices(channels, weight.shape[0], groups):
@@ -81,6 +86,9 @@ def weight_gradient(
     if groups == 1:
         kernels.weight_gradient(x, dy, d_weight, d_bias, geometry)
         return
+    if _is_depthwise(d_weight, groups):
+        depthwise.weight_gradient(x, dy, d_weight, d_bias, geometry)
+        return
     for ins, outs in _slices(x.shape[3], d_weight.shape[0], groups):
         kernels.weight_gradient(
             x[..., ins].contiguous(),
@@ -89,6 +97,11 @@ def weight_gradient(
             None if d_bias is None else d_bias[outs],
             geometry,
         )
+
+
+def _is_depthwise(weight: Tensor, groups: int) -> bool:
+    """Whether every channel is a group, with one channel out of each."""
+    return weight.shape[0] == groups and weight.shape[1] == 1
 
 
 def _slices(channels: int, out_channels: int, groups: int) -> list[tuple[slice, slice]]:

@@ -30,6 +30,7 @@ from denoise_cli.nn.registry import Example, layer
         {"in_channels": 4, "out_channels": 2, "kernel_size": [2, 3], "stride": [1, 2], "dilation": [2, 1]}
     ),
     Example({"in_channels": 4, "out_channels": 6, "kernel_size": 3, "groups": 2, "bias": False}),
+    Example({"in_channels": 4, "out_channels": 4, "kernel_size": 4, "stride": 2, "padding": 1, "groups": 4}),
     Example({"in_channels": 4, "out_channels": 3, "kernel_size": 1, "stride": 2}),
     Example({"in_channels": 32, "out_channels": 32, "kernel_size": 3, "padding": 1}, (1, 32, 5, 4)),
 )
