@@ -26,6 +26,9 @@ from denoise_cli.runs import Row
 ROWS = 200
 """How many rows of metrics a run has, apart from those of its validations."""
 
+PERFECT = 60.0
+"""The most that a picture counts in a mean of PSNRs; one without noise has an infinite one."""
+
 
 @dataclass(frozen=True)
 class StepRecord:
@@ -146,8 +149,8 @@ class Trainer:
         for index, denoised in enumerate(evaluate(self.denoiser, self.pairs)):
             clean = denoised.pair.clean
             losses.append(float(loss.forward(torch.from_numpy(denoised.pixels), torch.from_numpy(clean))))
-            psnrs.append(psnr(denoised.pixels, clean))
-            noisy.append(decibels(mse(denoised.pair.noisy, clean)))
+            psnrs.append(min(psnr(denoised.pixels, clean), PERFECT))
+            noisy.append(min(decibels(mse(denoised.pair.noisy, clean)), PERFECT))
             if index in shown:
                 pictures.append(denoised)
         mean_psnr = float(np.mean(psnrs))
