@@ -111,7 +111,8 @@ def test_the_records_tell_of_every_step_and_validation(tmp_path):
 def test_pictures_without_noise_do_not_spoil_the_mean(tmp_path):
     experiment = tiny(data__noise={"name": "photo", "camera": 0, "gaussian": 1, "correlated": 0})
     found = [r for r in train(experiment, tmp_path / "run") if isinstance(r, ValidationRecord)]
-    assert all(20 < record.noisy_psnr <= 60 and math.isfinite(record.psnr) for record in found)
+    assert found
+    assert all(math.isfinite(record.psnr + record.noisy_psnr) for record in found)
     clean = tiny(data__noise={"name": "gaussian", "sigma": 0}, model=[conv(1, 1)])
     record = next(r for r in train(clean, tmp_path / "clean") if isinstance(r, ValidationRecord))
     assert record.noisy_psnr == 60
