@@ -12,6 +12,7 @@ from skimage.data import chelsea
 from denoise_cli.checkpoint import load_model, shipped_models
 from denoise_cli.images import to_tensor
 from denoise_cli.metrics import psnr
+from denoise_cli.nn.precision import PRECISIONS, products_in
 
 FOLDER = Path(str(files("denoise_cli") / "models"))
 CHECKSUMS = dict(line.split()[::-1] for line in (FOLDER / "SHA256SUMS").read_text().splitlines())
@@ -40,6 +41,22 @@ def test_a_model_gains_what_it_should(name: str, sigma: float, gain: float) -> N
     result = y[0].permute(1, 2, 0).numpy()
     assert psnr(result, clean) - psnr(noisy, clean) > gain
     assert torch.isfinite(y).all()
+
+
+@pytest.mark.parametrize("name", shipped_models())
+@pytest.mark.parametrize("sigma", [15, 25, 50])
+@pytest.mark.usefixtures("rounded_products")
+def test_bfloat16_products_move_psnr_by_next_to_nothing(name: str, sigma: float) -> None:
+    clean = chelsea()[60:156, 100:228].astype(np.float32) / 255
+    noise = np.random.RandomState(0).normal(0, sigma / 255, clean.shape)
+    noisy, model = to_tensor((clean + noise).astype(np.float32))[None], load_model(name)
+    results = []
+    for precision in PRECISIONS:
+        with products_in(precision):
+            results.append(model.predict(noisy, float(sigma)))
+    exact, rounded = (psnr(y[0].permute(1, 2, 0).numpy(), clean) for y in results)
+    assert exact != rounded
+    assert abs(exact - rounded) < 0.02
 
 
 @pytest.mark.parametrize(("sigma", "gain"), [(15, 5.5), (25, 7.0), (40, 8.5)])

@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 import torch
 from oracle import picture
-from torch import Tensor
 
 from denoise_cli.nn import build
-from denoise_cli.nn.kernels import products
 from denoise_cli.nn.precision import products_in
 
 NET = [
@@ -18,26 +16,6 @@ NET = [
     {"conv2d": {"in_channels": 32, "out_channels": 32, "kernel_size": 2, "stride": 2}},
     {"transpose_conv2d": {"in_channels": 32, "out_channels": 3, "kernel_size": 2, "stride": 2}},
 ]
-
-
-@pytest.fixture
-def rounded_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a processor with bfloat16 does to products, on any processor: factors rounded, sums in float32."""
-
-    def rounding(product):
-        def rounded(*tensors: Tensor, **rest):
-            *sums, a, b = tensors
-            if torch.get_float32_matmul_precision() == "medium":
-                a, b = a.bfloat16().float(), b.bfloat16().float()
-            return product(*sums, a, b, **rest)
-
-        return rounded
-
-    monkeypatch.setattr(products, "_onednn_keeps_float32", lambda: False)
-    for name in ("mm", "bmm", "addmm"):
-        monkeypatch.setattr(torch, name, rounding(getattr(torch, name)))
-    for name in ("addmm_", "baddbmm_"):
-        monkeypatch.setattr(Tensor, name, rounding(getattr(Tensor, name)))
 
 
 def test_the_setting_is_put_back() -> None:
