@@ -110,6 +110,10 @@ class Module:
         """`backward` that may overwrite its argument."""
         return self.backward(dy)
 
+    def forward_onto(self, x: Tensor, onto: Tensor) -> Tensor:
+        """onto + f(x), which may take the memory of `onto`: not that of `x`."""
+        return onto.add_(self.forward(x))
+
     # What a subclass uses -------------------------------------------------------------------------------
 
     def add_parameter(self, name: str, value: Tensor) -> Parameter:

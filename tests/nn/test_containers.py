@@ -130,6 +130,29 @@ def test_an_activation_takes_the_memory_of_what_it_follows() -> None:
     assert of_relu.data_ptr() == of_last.data_ptr()
 
 
+def test_outside_training_a_residual_sum_takes_the_memory_of_its_input() -> None:
+    conv = {"conv2d": {"in_channels": 24, "out_channels": 24, "kernel_size": 3, "padding": 1}}
+    net = build([conv, {"residual": {"body": [conv, "relu", conv]}}]).train(False)
+    first, residual = net.layers
+    x = channels_last(torch.randn(1, 24, 8, 8))
+    passed_on = first.forward(x)
+    expected = residual.forward(passed_on)
+    assert expected.data_ptr() != passed_on.data_ptr()
+    assert torch.equal(net.forward(x), expected)
+    result = residual.forward_(passed_on)
+    assert result.data_ptr() == passed_on.data_ptr()
+    assert torch.equal(result, expected)
+
+
+@pytest.mark.parametrize("body", [[], ["relu"], ["dropout", CONV], [CONV], ["relu", CONV, "relu"]])
+def test_a_residual_never_overwrites_what_its_body_still_reads(body: list[Any]) -> None:
+    """A body without new memory before its last layer would read what it writes."""
+    net = Residual(build(body)).train(False)
+    x = channels_last(picture((1, 4, 4, 4), dtype=torch.float32))
+    expected = net.forward(x)
+    assert torch.equal(net.forward_(x.clone()), expected)
+
+
 def test_concat_does_not_overwrite_a_gradient_that_it_only_views() -> None:
     """A slice of one pixel is contiguous: its channels-last 'copy' would be itself."""
     net = build([{"concat": {"body": ["relu"]}}])

@@ -128,6 +128,26 @@ def test_chunks_and_threads_change_nothing_but_rounding(kernel: ModuleType, g: G
     assert all(torch.equal(a, b) for a, b in zip(parts, again, strict=True))
 
 
+@pytest.mark.parametrize(("kernel", "g"), CASES)
+@pytest.mark.parametrize("size", [(12, 16), (13, 9)])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_a_sum_takes_the_memory_of_its_other_term(
+    kernel: ModuleType,
+    g: Geometry,
+    size: tuple[int, int],
+    with_bias: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`forward_onto` adds exactly what `forward` gives, whatever the kernel."""
+    monkeypatch.setattr(kernels, "choose", lambda *_: kernel)
+    x, w, b, other = random_case(g, 2, 3, 5, size, torch.float32)
+    xs, onto, bias = pictures(x), pictures(other), b if with_bias else None
+    expected = onto + kernels.forward(xs, w, bias, g)
+    result = kernels.forward_onto(xs, w, bias, g, onto)
+    assert torch.equal(result, expected)
+    assert result.data_ptr() == onto.data_ptr()
+
+
 @pytest.mark.parametrize("g", GEOMETRIES)
 @pytest.mark.parametrize("chunk", [1, 300, 2**18])
 def test_depthwise_convolutions(g: Geometry, chunk: int) -> None:

@@ -40,6 +40,14 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) 
     return y
 
 
+def forward_onto(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, onto: Tensor) -> Tensor:
+    """`onto` (N, OH, OW, O) + y, in its memory; Winograd's kernel needs no other."""
+    if choose(geometry, weight.shape[1], weight.shape[0]) is not winograd:
+        return onto.add_(forward(x, weight, bias, geometry))
+    with fast_products(x):
+        return winograd.forward(x, weight, bias, geometry, onto)
+
+
 def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, size: Pair) -> Tensor:
     """dx (N, H, W, C) for pictures of `size` from dy (N, OH, OW, O), plus a bias (C,) if there is one."""
     kernel = choose(geometry, weight.shape[1], weight.shape[0])

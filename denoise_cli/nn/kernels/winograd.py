@@ -62,10 +62,13 @@ def is_worth_it(geometry: Geometry, channels: int, out_channels: int) -> bool:
     return min(channels, out_channels) >= 24
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    """y (N, OH, OW, O) = x (N, H, W, C) * weight (O, C, kh, kw) + bias (O,)."""
+def forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, onto: Tensor | None = None
+) -> Tensor:
+    """y (N, OH, OW, O) = x (N, H, W, C) * weight (O, C, kh, kw) + bias (O,); onto + y in the memory of
+    `onto`, if that is given."""
     f = _filter(geometry)
-    return _convolved(x, _filters(weight, geometry, f), bias, geometry, f)
+    return _convolved(x, _filters(weight, geometry, f), bias, geometry, f, onto)
 
 
 def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, size: Pair) -> Tensor:
@@ -150,15 +153,24 @@ def _filters(weight: Tensor, geometry: Geometry, f: MinimalFilter, *, turned: bo
 
 
 def _convolved(
-    x: Tensor, filters: Tensor, bias: Tensor | None, geometry: Geometry, f: MinimalFilter
+    x: Tensor,
+    filters: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+    f: MinimalFilter,
+    onto: Tensor | None = None,
 ) -> Tensor:
     """The convolution with transformed filters (places, s s C, O)."""
     OH, OW = geometry.output_size((x.shape[1], x.shape[2]))
     tw = -(-OW // f.outputs)
-    y = empty((x.shape[0], OH, OW, filters.shape[2]), x)
+    y = empty((x.shape[0], OH, OW, filters.shape[2]), x) if onto is None else onto
     for pictures, first, last in _chunks(x, OH, tw, max(filters.shape[1:]), f):
         tiles = _products(x[pictures], filters, first, last, tw, geometry, f)
-        tiles.write(y[pictures, first * f.outputs : last * f.outputs], bias)
+        rows = y[pictures, first * f.outputs : last * f.outputs]
+        if onto is None:
+            tiles.write(rows, bias)
+        else:
+            tiles.add_to(rows, bias)
     return y
 
 
@@ -251,6 +263,17 @@ class _OutputTiles(_TilePlanes):
             target.copy_(self.tiles)
         else:
             torch.add(self.tiles, bias, out=target)
+
+    def add_to(self, y: Tensor, bias: Tensor | None) -> None:
+        """Adds Y + bias (O,) to the pictures y (n, H, W, O)."""
+        if y.shape != self.whole.shape:
+            y.add_(self.pictures(bias)[:, : y.shape[1], : y.shape[2]])
+            return
+        for step in self.steps:
+            step()
+        if bias is not None:
+            self.tiles.add_(bias)
+        _by_tile(y, self.tiles.shape[2]).add_(self.tiles)
 
     def pictures(self, bias: Tensor | None) -> Tensor:
         """Y + bias as pictures in scratch memory."""

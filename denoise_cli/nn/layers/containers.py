@@ -73,12 +73,25 @@ class Chain(Module):
     def forward_(self, x: Tensor) -> Tensor:
         return self._forward(x, owned=True)
 
-    def _forward(self, x: Tensor, *, owned: bool) -> Tensor:
-        for path, module in self._links:
+    def _forward(self, x: Tensor, *, owned: bool, stop: int | None = None) -> Tensor:
+        for path, module in self._links[:stop]:
             with inside(path):
                 x = module.forward_(x) if owned else module.forward(x)
             owned = module.fresh_output
         return x
+
+    @property
+    def ends_apart(self) -> bool:
+        """Whether the last link reads what others have computed anew, and not this chain's argument."""
+        return any(module.fresh_output for _, module in self._links[:-1])
+
+    def forward_onto(self, x: Tensor, onto: Tensor) -> Tensor:
+        if not self.ends_apart:
+            return super().forward_onto(x, onto)
+        before_last = self._forward(x, owned=False, stop=-1)
+        path, last = self._links[-1]
+        with inside(path):
+            return last.forward_onto(before_last, onto)
 
     def backward(self, dy: Tensor) -> Tensor:
         return self._backward(dy, owned=False)
@@ -166,6 +179,14 @@ class Residual(Wrapper):
             y = self.body.forward(x)
         self._check(x.shape, y.shape)
         return torch.add(y, x, out=y if self.body.fresh_output else empty_like(y))
+
+    def forward_(self, x: Tensor) -> Tensor:
+        # Outside training nobody needs x any more once the last layer of the body is all that is left.
+        if self.training or not (isinstance(self.body, Chain) and self.body.ends_apart):
+            return self.forward(x)
+        self.output_shape(x.shape)
+        with inside("body"):
+            return self.body.forward_onto(x, x)
 
     def backward(self, dy: Tensor) -> Tensor:
         dx = self.body.backward(dy)

@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from denoise_cli.nn import kernels
 from denoise_cli.nn.initialisation import Initialisation, initialise
 from denoise_cli.nn.kernels.geometry import Geometry, Pair
 from denoise_cli.nn.layers import convolution as conv
@@ -77,6 +78,13 @@ class Conv2d(Module):
         y = conv.forward(x, self.weight.value, bias, self.geometry, self.groups)
         self.save(x)
         return conv.from_pictures(y)
+
+    def forward_onto(self, x: Tensor, onto: Tensor) -> Tensor:
+        if self.training or self.groups > 1 or self.frame != (0, 0):
+            return super().forward_onto(x, onto)
+        bias = None if self.bias is None else self.bias.value
+        x, onto = conv.to_pictures(x), conv.to_pictures(onto)
+        return conv.from_pictures(kernels.forward_onto(x, self.weight.value, bias, self.geometry, onto))
 
     def backward(self, dy: Tensor) -> Tensor:
         (x,) = self.saved()
