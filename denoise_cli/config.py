@@ -138,6 +138,8 @@ class Data(Section):
     """Patches in a step."""
     gray: Fraction = 0.0
     """The fraction of patches of a colour experiment that are gray, noise and all: one network for both."""
+    soft: Fraction = 0.0
+    """The fraction of patches that are enlarged: photographs in full size have less detail in a pixel."""
     blind: Fraction = 0.0
     """The fraction of patches whose noise level is estimated from the patch, not known; validation's too."""
     augment: bool = True

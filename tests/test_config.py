@@ -61,6 +61,7 @@ def test_a_model_alone_is_an_experiment_with_the_documented_defaults(write):
             "patch": 64,
             "batch": 16,
             "gray": 0.0,
+            "soft": 0.0,
             "blind": 0.0,
             "augment": True,
             "workers": 1,

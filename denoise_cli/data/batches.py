@@ -5,6 +5,7 @@ would give that thread a team of workers of its own: more than there are cores, 
 with the help of the system instead of a few spins, and a step takes three times as long.
 """
 
+import math
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from denoise_cli.data.noise_models import Noise, Noisy, luma, to_pixels, to_tensor
+from denoise_cli.data.photo_noise import resized
 from denoise_cli.data.pickles import PickleSource
 from denoise_cli.data.sources import Source
 from denoise_cli.estimation import estimate_sigma, overall_sigma
@@ -25,6 +27,8 @@ from denoise_cli.estimation import estimate_sigma, overall_sigma
 _T = TypeVar("_T", bound=np.generic)
 Pairing = Literal["clean", "noise2noise"]
 Indices = NDArray[np.int64]
+
+MOST_ENLARGED = 2.5
 
 # What a stream of random numbers is for; part of its seed, so that no two streams are alike.
 ORDER, SAMPLES, VALIDATION = 0, 1, 2
@@ -62,6 +66,9 @@ class NoisyPatches:
     A fraction `gray` of them is gray: equal channels, the noise included. Such noise is sqrt(channels) times
     as strong along the gray axis as that of independent channels, and its sigma says so (see `Denoiser`).
 
+    A fraction `soft` is cut smaller and enlarged, up to MOST_ENLARGED times: a photograph in the size in
+    which it was taken has less detail in a pixel than one that was reduced.
+
     The sigma of a fraction `blind` is not the true one but what is estimated from the noisy crop, as it is
     for a picture that nobody knows anything about.
     """
@@ -75,11 +82,12 @@ class NoisyPatches:
         pairing: Pairing = "clean",
         augment: bool = True,
         gray: float = 0.0,
+        soft: float = 0.0,
         blind: float = 0.0,
     ) -> None:
         self.source, self.noise = source, noise
         self.patch, self.pairing, self.augment = patch, pairing, augment
-        self.gray, self.blind = gray, blind
+        self.gray, self.soft, self.blind = gray, soft, blind
 
     def __len__(self) -> int:
         return len(self.source)
@@ -88,7 +96,7 @@ class NoisyPatches:
         noise2noise = self.pairing == "noise2noise"
         x, clean, sigmas, targets = [], [], [], []
         for index in indices:
-            picture = self.source.crop(int(index), self.patch * self.noise.scale, generator)
+            picture = self._crop(int(index), generator)
             if self.augment:
                 picture = to_tensor(turned(to_pixels(picture), int(generator.integers(8))))
             channels, gain = picture.shape[0], 1.0
@@ -103,6 +111,13 @@ class NoisyPatches:
                 targets.append(self.noise(picture, generator).image.expand(channels, -1, -1))
         known = _stacked(clean)
         return Batch(_stacked(x), _stacked(targets) if noise2noise else known, known, torch.tensor(sigmas))
+
+    def _crop(self, index: int, generator: np.random.Generator) -> Tensor:
+        side = self.patch * self.noise.scale
+        if not (self.soft and generator.random() < self.soft):
+            return self.source.crop(index, side, generator)
+        small = self.source.crop(index, math.ceil(side / generator.uniform(1, MOST_ENLARGED)), generator)
+        return to_tensor(np.clip(resized(to_pixels(small), side, side), 0, 1))
 
 
 class NoisyPairs:

@@ -42,6 +42,8 @@ class DataSection(Protocol):
     @property
     def gray(self) -> float: ...
     @property
+    def soft(self) -> float: ...
+    @property
     def blind(self) -> float: ...
     @property
     def augment(self) -> bool: ...
@@ -63,6 +65,7 @@ def open_batches(data: DataSection, *, channels: int, seed: int) -> Batches:
             pairing=data.pairing,
             augment=data.augment,
             gray=data.gray,
+            soft=data.soft,
             blind=data.blind,
         )
     return Batches(samples, batch=data.batch, seed=seed, workers=data.workers)

@@ -316,6 +316,26 @@ def test_gray_patches_have_equal_channels_and_say_how_strong_their_noise_is() ->
     assert float((batch.x - batch.clean).std()) * 255 == pytest.approx(20, rel=0.05)
 
 
+def test_soft_patches_are_enlarged() -> None:
+    """Less detail in a pixel: neighbours differ less. The noise comes afterwards, as sharp as ever."""
+    source = SyntheticSource(count=16, size=96)
+
+    def draw(soft: float) -> Batch:
+        patches = NoisyPatches(source, Gaussian(sigma=10), patch=32, soft=soft)
+        return patches.draw(np.arange(16), np.random.default_rng(0))
+
+    def detail(x: Tensor) -> float:
+        return float((x[..., 1:] - x[..., :-1]).square().mean())
+
+    soft, sharp = draw(1.0), draw(0.0)
+    assert soft.clean is not None
+    assert sharp.clean is not None
+    assert soft.clean.shape == (16, 3, 32, 32)
+    assert 0 <= float(soft.clean.min()) <= float(soft.clean.max()) <= 1
+    assert detail(soft.clean) < 0.8 * detail(sharp.clean)
+    assert detail(soft.x - soft.clean) == pytest.approx(detail(sharp.x - sharp.clean), rel=0.1)
+
+
 def test_blind_patches_come_with_the_sigma_that_is_measured_on_them() -> None:
     source, crops = SyntheticSource(count=8, size=64), np.arange(8)
     noise = make_noise({"name": "correlated", "sigma": 20, "smoothing": 2, "correlation": 0})
@@ -367,6 +387,7 @@ class TestOpening:
             "patch": 8,
             "batch": 2,
             "gray": 0.0,
+            "soft": 0.0,
             "blind": 0.0,
             "augment": True,
             "workers": 1,
