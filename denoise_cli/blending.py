@@ -2,9 +2,10 @@
 
 The network answers D(x, sigma) for noisy pixels x. With strength s the result is
 
-    x + s (D(x, sigma) - x)   for s <= 1: 0 leaves the picture as it is, 1 is the network's answer;
-    D(x, s sigma)             for s > 1, by a network that is told sigma: as if there were more noise;
-    D + (s - 1) (D(D) - D)    for s > 1, by one that is not: its answer is cleaned once more.
+    x + s (D(x, sigma) - x)      for s <= 1: 0 leaves the picture as it is, 1 is the network's answer;
+    D(x, s sigma + 10 (s - 1))   for s > 1, by a network that is told sigma: as if there were more noise,
+                                 also where hardly any was measured, as in what a camera has smoothed;
+    D + (s - 1) (D(D) - D)       for s > 1, by one that is not: its answer is cleaned once more.
 
 To go on along D(x) - x beyond 1 would not clean more, but print the noise as its own negative.
 
@@ -24,6 +25,9 @@ from denoise_cli.denoiser import Denoiser, pad_to_multiple
 
 RADIUS = 32
 """Half the side of the squares that keep their mean: large, so that hardly any noise comes back with it."""
+
+MORE = 10.0
+"""What a strength of 2 adds to sigma beside doubling it."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class Blend:
             return torch.zeros_like(x)
         beyond = max(strength, 1.0)
         if denoiser.noise_level:
-            change = self._answer(denoiser, x, beyond * sigma * (1 if scale is None else scale)) - x
+            told = beyond * sigma + MORE * (beyond - 1)
+            change = self._answer(denoiser, x, told * (1 if scale is None else scale)) - x
             keep = None if scale is None else scale > 0
         else:
             y = self._answer(denoiser, x)

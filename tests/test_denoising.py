@@ -246,7 +246,7 @@ def test_strength_0_gives_the_input_bit_for_bit():
 def test_strength_above_1_tells_the_network_of_more_noise():
     x = picture()
     y = denoise_pixels(TOLD, x, Settings(sigma=51, strength=1.5))
-    np.testing.assert_allclose(y, x + taken(stripes(x, 0.3)), atol=1e-6)
+    np.testing.assert_allclose(y, x + taken(stripes(x, (1.5 * 51 + 5) / 255)), atol=1e-6)
 
 
 def test_strength_above_1_cleans_the_answer_again_where_there_is_no_noise_level():
