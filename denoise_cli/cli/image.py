@@ -66,7 +66,7 @@ def image(
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="A shipped model's name, a run folder or a model file.",
+            help="A shipped model's name, a run folder or a model file; photo if not given.",
             show_default=False,
             rich_help_panel=LOOK,
         ),

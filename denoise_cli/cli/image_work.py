@@ -217,9 +217,9 @@ def denoisers(
 
 
 def _told(noise: Noise) -> str:
-    """`noise 12.3 (red 11.9, green 12.0, blue 13.1)`"""
+    """`white noise 12.3 (red 11.9, green 12.0, blue 13.1)`; what a camera has smoothed is hardly in it."""
+    if not noise.channels:
+        return f"noise {noise.sigma:.1f}, as given"
     names = ("red", "green", "blue") if len(noise.channels) == 3 else ()
     channels = ", ".join(f"{name} {sigma:.1f}" for name, sigma in zip(names, noise.channels, strict=False))
-    return f"noise {noise.sigma:.1f}" + (
-        f" ({channels})" if channels else "" if noise.channels else ", as given"
-    )
+    return f"white noise {noise.sigma:.1f}" + (f" ({channels})" if channels else "")

@@ -90,7 +90,7 @@ def test_in_out(here):
     result = run("in.png", "out.png")
     assert_blurred("out.png")
     assert result.stdout == ""
-    assert "in.png: noise" in result.stderr
+    assert "in.png: white noise" in result.stderr
     assert "red" in result.stderr
 
 
@@ -148,7 +148,7 @@ def test_every_page_of_a_tiff(here):
     assert after.shape == pages.shape
     for page, before in zip(after, pages, strict=True):
         assert np.abs(page[1:-1, 1:-1] - blurred(before)).max() <= 1
-    assert "in.tif, page 3: noise" in result.stderr
+    assert "in.tif, page 3: white noise" in result.stderr
 
 
 def test_tiles_do_not_show(here):
