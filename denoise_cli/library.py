@@ -18,7 +18,7 @@ from denoise_cli.errors import UsageError
 T = TypeVar("T")
 Array = NDArray[Any]
 
-DEFAULT_MODEL = "gaussian"
+DEFAULT_MODEL = "photo"
 """The shipped model that is meant where none is named."""
 
 _CHANNELS = (1, 3)

@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from skimage.data import chelsea
+from skimage.data import chelsea, coffee
 
+from denoise_cli import denoise
 from denoise_cli.checkpoint import load_model, shipped_models
+from denoise_cli.data.camera_noise import Camera
+from denoise_cli.data.noise_models import to_bytes
 from denoise_cli.images import to_tensor
 from denoise_cli.metrics import psnr
 from denoise_cli.nn.precision import PRECISIONS, products_in
@@ -19,7 +22,7 @@ CHECKSUMS = dict(line.split()[::-1] for line in (FOLDER / "SHA256SUMS").read_tex
 
 
 def test_they_are_few_enough_for_a_package() -> None:
-    assert "gaussian" in shipped_models()
+    assert [*shipped_models()] == ["gaussian", "photo"]
     assert sum(path.stat().st_size for path in FOLDER.glob("*.safetensors")) < 25e6
 
 
@@ -57,6 +60,21 @@ def test_bfloat16_products_move_psnr_by_next_to_nothing(name: str, sigma: float)
     exact, rounded = (psnr(y[0].permute(1, 2, 0).numpy(), clean) for y in results)
     assert exact != rounded
     assert abs(exact - rounded) < 0.02
+
+
+def test_the_usual_model_leaves_a_clean_photograph_alone() -> None:
+    photograph = coffee()[80:336, 100:356]
+    assert psnr(denoise(photograph) / 255, photograph / 255) > 45
+
+
+def test_the_usual_model_takes_out_what_a_camera_leaves() -> None:
+    """Noise that no estimator for white noise sees: smooth, coloured, stronger in the shadows."""
+    clean = coffee()[80:336, 100:356].astype(np.float32) / 255
+    camera = Camera(shot=3e-3, luma_smoothing=0.7, chroma_smoothing=1.5)
+    noisy = to_bytes(camera.corrupt(clean, np.random.default_rng(0)))
+    result = denoise(noisy) / 255
+    assert psnr(result, clean) - psnr(noisy / 255, clean) > 2.5
+    assert abs((result - noisy / 255).mean((0, 1))).max() < 0.1 / 255
 
 
 @pytest.mark.parametrize(("sigma", "gain"), [(15, 5.5), (25, 7.0), (40, 8.5)])
