@@ -13,6 +13,7 @@ from denoise_cli import denoise
 from denoise_cli.checkpoint import load_model, shipped_models
 from denoise_cli.data.camera_noise import Camera
 from denoise_cli.data.noise_models import to_bytes
+from denoise_cli.evaluation import standard_noise
 from denoise_cli.images import to_tensor
 from denoise_cli.metrics import psnr
 from denoise_cli.nn.precision import PRECISIONS, products_in
@@ -38,8 +39,7 @@ def test_a_model_is_the_file_that_was_measured(name: str) -> None:
 def test_a_model_gains_what_it_should(name: str, sigma: float, gain: float) -> None:
     """A crop of a photograph with Gaussian noise; the gain is a decibel short of what was measured."""
     clean = chelsea()[60:156, 100:228].astype(np.float32) / 255
-    noise = np.random.RandomState(0).normal(0, sigma / 255, clean.shape)
-    noisy = (clean + noise).astype(np.float32)
+    noisy = standard_noise(clean, sigma)
     y = load_model(name).predict(to_tensor(noisy)[None], float(sigma))
     result = y[0].permute(1, 2, 0).numpy()
     assert psnr(result, clean) - psnr(noisy, clean) > gain
@@ -51,8 +51,7 @@ def test_a_model_gains_what_it_should(name: str, sigma: float, gain: float) -> N
 @pytest.mark.usefixtures("rounded_products")
 def test_bfloat16_products_move_psnr_by_next_to_nothing(name: str, sigma: float) -> None:
     clean = chelsea()[60:156, 100:228].astype(np.float32) / 255
-    noise = np.random.RandomState(0).normal(0, sigma / 255, clean.shape)
-    noisy, model = to_tensor((clean + noise).astype(np.float32))[None], load_model(name)
+    noisy, model = to_tensor(standard_noise(clean, sigma))[None], load_model(name)
     results = []
     for precision in PRECISIONS:
         with products_in(precision):
@@ -81,7 +80,6 @@ def test_the_usual_model_takes_out_what_a_camera_leaves() -> None:
 def test_a_colour_model_cleans_gray_pictures_too(sigma: float, gain: float) -> None:
     """Noise that is the same in all channels looks stronger to a colour model: it must be told so."""
     clean = chelsea()[60:156, 100:228].mean(axis=2, keepdims=True).astype(np.float32) / 255
-    noise = np.random.RandomState(0).normal(0, sigma / 255, clean.shape)
-    noisy = (clean + noise).astype(np.float32)
+    noisy = standard_noise(clean, sigma)
     y = load_model("gaussian").predict(to_tensor(noisy)[None], float(sigma))
     assert psnr(y[0].permute(1, 2, 0).numpy(), clean) - psnr(noisy, clean) > gain

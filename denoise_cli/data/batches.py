@@ -18,17 +18,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from denoise_cli.data.noise_models import Noise, Noisy, luma, to_pixels, to_tensor
+from denoise_cli.data.noise_models import Noise, Noisy, luma
 from denoise_cli.data.photo_noise import resized
 from denoise_cli.data.pickles import PickleSource
 from denoise_cli.data.sources import Source
 from denoise_cli.estimation import estimate_sigma, overall_sigma
+from denoise_cli.images import to_pixels, to_tensor
 
 _T = TypeVar("_T", bound=np.generic)
 Pairing = Literal["clean", "noise2noise"]
 Indices = NDArray[np.int64]
 
 MOST_ENLARGED = 2.5
+"""How many times a soft patch is enlarged at most."""
 
 # What a stream of random numbers is for; part of its seed, so that no two streams are alike.
 ORDER, SAMPLES, VALIDATION = 0, 1, 2

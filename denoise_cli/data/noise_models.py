@@ -8,11 +8,12 @@ import io
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped, unused-ignore]
 from torch import Tensor
+
+from denoise_cli.images import to_pixels, to_tensor
 
 Pixels = NDArray[np.floating[Any]]
 """(H, W, C) float32, in [0, 1] where clean."""
@@ -278,14 +279,3 @@ def pick(values: Pixels, generator: np.random.Generator) -> Pixels:
     height, width, count, _ = values.shape
     chosen = generator.integers(count, size=(height, width, 1, 1))
     return np.take_along_axis(values, chosen, axis=2)[:, :, 0]
-
-
-def to_pixels(picture: Tensor) -> Pixels:
-    """(C, H, W) -> (H, W, C), without a copy."""
-    pixels: Pixels = picture.permute(1, 2, 0).numpy()
-    return pixels
-
-
-def to_tensor(x: Pixels) -> Tensor:
-    """(H, W, C) -> (C, H, W), without a copy if it can be."""
-    return torch.from_numpy(np.ascontiguousarray(x)).permute(2, 0, 1)

@@ -5,7 +5,7 @@ import os
 import stat
 import struct
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from denoise_cli.errors import DenoiseError
 from denoise_cli.images.formats import FORMATS, sniff
 from denoise_cli.images.picture import Picture, Pixels
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _MAX_BYTES = 4 * 2**30
 _LUMA = np.array([[0.299], [0.587], [0.114]], np.float32)
@@ -66,14 +69,14 @@ def read_array(path: str | Path, channels: int) -> Pixels:
     return pixels @ _LUMA if channels == 1 else np.repeat(pixels, 3, axis=2)
 
 
-def to_tensor(pixels: NDArray[Any]) -> Any:
-    """Pixels (H, W, C) as a torch tensor (C, H, W), channels last in memory, without a copy."""
+def to_tensor(pixels: NDArray[Any]) -> "Tensor":
+    """Pixels (H, W, C) as a torch tensor (C, H, W), channels last in memory, without a copy if it can be."""
     import torch
 
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)
 
 
-def to_pixels(tensor: Any) -> NDArray[Any]:
+def to_pixels(tensor: "Tensor") -> NDArray[Any]:
     """A torch tensor (C, H, W) as pixels (H, W, C), without a copy where it lies in main memory."""
     pixels: NDArray[Any] = tensor.detach().cpu().permute(1, 2, 0).numpy()
     return pixels

@@ -124,9 +124,8 @@ def _check_page(page: Any, file_size: int) -> None:
 def _read_page(page: Any, data: bytes, notes: tuple[str, ...]) -> Picture:
     _check_page(page, len(data))
     bits = page.bitspersample
-    samples = page.asarray(maxworkers=1, buffersize=_AT_ONCE).reshape(
-        page.shaped
-    )  # (planes, 1, H, W, samples)
+    samples = page.asarray(maxworkers=1, buffersize=_AT_ONCE)
+    samples = samples.reshape(page.shaped)  # (planes, 1, H, W, samples)
     samples = np.moveaxis(samples[:, 0], 0, 2).reshape(page.imagelength, page.imagewidth, -1)
     if page.photometric == _PALETTE:
         samples = _through_palette(samples, page.colormap)

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from denoise_cli.config import load_config
 from denoise_cli.data.opening import open_batches, open_validation
-from denoise_cli.nn import MSE, SGD
-from tests.nn.oracle import channels_last, twin
+from tests.nn.oracle import channels_last, step_both, twin
 
 
 def main() -> None:
@@ -41,27 +40,16 @@ def main() -> None:
     oracle = twin(experiment.model).to(dtype=dtype, memory_format=torch.channels_last)
     oracle.load_state_dict({name: tensor.clone() for name, tensor in net.state().items()})
     net.skip_input_gradient()
-    lr = experiment.optimizer.arguments["lr"]
-    mine, loss = SGD(net.param(), lr=lr), MSE()
-    theirs, their_loss = torch.optim.SGD(oracle.parameters(), lr=lr), nn.MSELoss()
-
-    def step(x: Tensor, target: Tensor) -> Tensor:
-        """One step of both; their losses before it."""
-        value = loss.forward(net.forward(x), target)
-        mine.zero_grad()
-        net.backward(loss.backward())
-        mine.step()
-        their_value = their_loss(oracle(x), target)
-        theirs.zero_grad()
-        their_value.backward()
-        theirs.step()
-        return torch.stack((value, their_value.detach()))
+    ours = net, experiment.build_loss(), experiment.build_optimizer(net.param())
+    sgd = torch.optim.SGD(oracle.parameters(), lr=experiment.optimizer.arguments["lr"])
+    theirs = oracle, nn.MSELoss(), sgd
 
     table = Table("epoch", "ours", "torch.nn", "difference", title=f"mean training loss, {args.dtype}")
     batches = open_batches(experiment.data, channels=experiment.input.channels, seed=experiment.seed)
     losses, epoch = [], batches.steps_per_epoch
     for number, batch in enumerate(batches.prefetch(0, args.epochs * epoch), 1):
-        losses.append(step(channels_last(batch.x.to(dtype)), channels_last(batch.target.to(dtype))))
+        x, target = (channels_last(pictures.to(dtype)) for pictures in (batch.x, batch.target))
+        losses.append(torch.stack(step_both(ours, theirs, x, target)))
         if number % epoch == 0:
             table.add_row(str(number // epoch), *_compared(torch.stack(losses[-epoch:]).mean(0)))
     pairs = open_validation(experiment.data, channels=experiment.input.channels)

@@ -23,11 +23,12 @@ from denoise_cli.data.batches import (
     validation_pairs,
 )
 from denoise_cli.data.noise import NOISES
-from denoise_cli.data.noise_models import Gaussian, Noise, Noisy, Subsample, to_pixels, to_tensor
+from denoise_cli.data.noise_models import Gaussian, Noise, Noisy, Subsample
 from denoise_cli.data.opening import make_noise, open_batches, open_source, open_validation
 from denoise_cli.data.pickles import PickleSource
 from denoise_cli.data.synthetic import SyntheticSource
 from denoise_cli.estimation import estimate_sigma, overall_sigma
+from denoise_cli.images import to_pixels, to_tensor
 
 TASKS = Path("/proc/self/task")
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from denoise_cli.nn import Module, build
+from denoise_cli.nn.losses import Loss
+from denoise_cli.nn.optim import Optimizer
 
 
 class TorchResidual(nn.Module):
@@ -128,6 +130,27 @@ def picture(shape: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.fl
     n = math.prod(shape)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     return channels_last(((order + 0.25) / n * 4 - 2).reshape(shape).to(dtype))
+
+
+def step_both(
+    ours: tuple[Module, Loss, Optimizer],
+    theirs: tuple[nn.Module, Callable[[Tensor, Tensor], Tensor], torch.optim.Optimizer],
+    x: Tensor,
+    target: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """One training step of a net, and of its twin; both losses before it."""
+    net, loss, optimizer = ours
+    value = loss.forward(net.forward(x), target)
+    optimizer.zero_grad()
+    net.backward(loss.backward())
+    optimizer.step()
+
+    oracle, their_loss, their_optimizer = theirs
+    their_value = their_loss(oracle(x), target)
+    their_optimizer.zero_grad()
+    their_value.backward()
+    their_optimizer.step()
+    return value, their_value.detach()
 
 
 def channels_last(x: Tensor) -> Tensor:

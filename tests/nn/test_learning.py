@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from oracle import channels_last, twin
+from oracle import channels_last, step_both, twin
 from torch import nn
 
 from denoise_cli.nn import LOSSES, MSE, OPTIMIZERS, Adam, build
@@ -91,24 +91,14 @@ def test_twins_stay_together(
     net, oracle = build(copy.deepcopy(NETS[name])).to(dtype=dtype), twin(NETS[name]).to(dtype)
     oracle.load_state_dict({key: tensor.clone() for key, tensor in net.state().items()})
     net.skip_input_gradient()
-    ours, theirs = LOSSES[loss](), TORCH_LOSSES[loss]
-    stepper = OPTIMIZERS[optimizer](net.param(), **settings)
-    their_stepper = TORCH_OPTIMIZERS[optimizer](oracle.parameters(), **settings)
+    ours = net, LOSSES[loss](), OPTIMIZERS[optimizer](net.param(), **settings)
+    theirs = oracle, TORCH_LOSSES[loss], TORCH_OPTIMIZERS[optimizer](oracle.parameters(), **settings)
 
     losses = []
     for x, target in batches(200):
-        x, target = x.to(dtype), target.to(dtype)
-        value = ours.forward(net.forward(x), target).item()
-        stepper.zero_grad()
-        net.backward(ours.backward())
-        stepper.step()
-
-        their_value = theirs(oracle(x), target)
-        their_stepper.zero_grad()
-        their_value.backward()
-        their_stepper.step()
-        assert value == pytest.approx(their_value.item(), abs=bound)
-        losses.append(value)
+        value, their_value = step_both(ours, theirs, x.to(dtype), target.to(dtype))
+        assert value.item() == pytest.approx(their_value.item(), abs=bound)
+        losses.append(value.item())
     assert sum(losses[-20:]) < 0.7 * sum(losses[:20])
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from oracle import channels_last, twin
+from oracle import channels_last, step_both, twin
 from skimage.data import astronaut
 from torch import nn
 
@@ -41,20 +41,13 @@ def test_twins_end_with_the_same_losses(name: str) -> None:
     torch.manual_seed(0)
     net, oracle = build(narrow(name)).to(dtype=torch.float64), twin(narrow(name)).double()
     oracle.load_state_dict({key: tensor.clone() for key, tensor in net.state().items()})
-    loss, optimizer = MSE(), SGD(net.param(), lr=4.0)
-    their_loss, their_optimizer = nn.MSELoss(), torch.optim.SGD(oracle.parameters(), lr=4.0)
+    mine = net, MSE(), SGD(net.param(), lr=4.0)
+    torchs = oracle, nn.MSELoss(), torch.optim.SGD(oracle.parameters(), lr=4.0)
 
     ours, theirs = [], []
     for x, target in noisy_pairs(80):
-        ours.append(loss.forward(net.forward(x), target).item())
-        optimizer.zero_grad()
-        net.backward(loss.backward())
-        optimizer.step()
-
-        value = their_loss(oracle(x), target)
-        their_optimizer.zero_grad()
-        value.backward()
-        their_optimizer.step()
-        theirs.append(value.item())
+        value, their_value = step_both(mine, torchs, x, target)
+        ours.append(value.item())
+        theirs.append(their_value.item())
     assert sum(ours[-10:]) == pytest.approx(sum(theirs[-10:]), rel=0.01)
     assert sum(ours[-10:]) < 0.9 * sum(ours[:10]), "and they have learnt"

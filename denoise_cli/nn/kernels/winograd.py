@@ -39,7 +39,7 @@ from denoise_cli.nn.kernels.geometry import (
     phase_range,
 )
 from denoise_cli.nn.kernels.memory import empty
-from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_3, MinimalFilter, Steps
+from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_3, MinimalFilter, Steps, Transform
 
 
 def filter_for(geometry: Geometry) -> MinimalFilter | None:
@@ -170,7 +170,7 @@ def _convolved(
         if onto is None:
             tiles.write(rows, bias)
         else:
-            tiles.add_to(rows, bias)
+            rows.add_(tiles.pictures(bias)[:, : rows.shape[1], : rows.shape[2]])
     return y
 
 
@@ -245,11 +245,7 @@ class _OutputTiles(_TilePlanes):
     """Y = A^T M A, for the M that a product leaves in `m`."""
 
     def transform(self, f: MinimalFilter, m: Tensor, pixels: Tensor, workspace: Workspace) -> Steps:
-        k, o, size = f.inputs, f.outputs, m.shape[2]
-        half = workspace.empty("half", (o, k, size), m)
-        along = f.output(m, half, workspace.empty("scratch", (f.scratch, k, size), m))
-        scratch = workspace.empty("scratch", (f.scratch, o, size), m)
-        return along + f.output(half.transpose(0, 1), pixels.transpose(0, 1), scratch)
+        return _along_both(f.output, m, pixels, f.scratch, workspace)
 
     def write(self, y: Tensor, bias: Tensor | None) -> None:
         """Writes Y + bias (O,) to the pictures y (n, H, W, O), as much as there is of them."""
@@ -264,17 +260,6 @@ class _OutputTiles(_TilePlanes):
         else:
             torch.add(self.tiles, bias, out=target)
 
-    def add_to(self, y: Tensor, bias: Tensor | None) -> None:
-        """Adds Y + bias (O,) to the pictures y (n, H, W, O)."""
-        if y.shape != self.whole.shape:
-            y.add_(self.pictures(bias)[:, : y.shape[1], : y.shape[2]])
-            return
-        for step in self.steps:
-            step()
-        if bias is not None:
-            self.tiles.add_(bias)
-        _by_tile(y, self.tiles.shape[2]).add_(self.tiles)
-
     def pictures(self, bias: Tensor | None) -> Tensor:
         """Y + bias as pictures in scratch memory."""
         self.write(self.whole, bias)
@@ -285,11 +270,7 @@ class _OutputGradientPlanes(_TilePlanes):
     """dM = A dY A^T."""
 
     def transform(self, f: MinimalFilter, m: Tensor, pixels: Tensor, workspace: Workspace) -> Steps:
-        k, o, size = f.inputs, f.outputs, m.shape[2]
-        half = workspace.empty("half", (k, o, size), m)
-        along = f.output_adjoint(pixels, half, workspace.empty("scratch", (f.scratch, o, size), m))
-        scratch = workspace.empty("scratch", (f.scratch, k, size), m)
-        return along + f.output_adjoint(half.transpose(0, 1), m.transpose(0, 1), scratch)
+        return _along_both(f.output_adjoint, pixels, m, f.scratch, workspace)
 
     def read(self, dy: Tensor) -> Tensor:
         """dM of dy (n, H, W, O), with zeros where it ends before the tiles do."""
@@ -299,6 +280,17 @@ class _OutputGradientPlanes(_TilePlanes):
         for step in self.steps:
             step()
         return self.m
+
+
+def _along_both(
+    transform: Transform, source: Tensor, target: Tensor, scratch: int, workspace: Workspace
+) -> Steps:
+    """`transform` along the first dimension, then along the second: planes (a, a, size) to (b, b, size)."""
+    (a, _, size), b = source.shape, target.shape[0]
+    half = workspace.empty("half", (b, a, size), source)
+    along = transform(source, half, workspace.empty("scratch", (scratch, a, size), source))
+    turned = half.transpose(0, 1), target.transpose(0, 1)
+    return along + transform(*turned, workspace.empty("scratch", (scratch, b, size), source))
 
 
 def _by_tile(pictures: Tensor, outputs: int) -> Tensor:

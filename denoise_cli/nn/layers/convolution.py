@@ -1,5 +1,7 @@
 """What the convolution layers share: pairs of numbers, pictures as (N, H, W, C), groups of channels."""
 
+from types import ModuleType
+
 from torch import Tensor
 
 from denoise_cli.nn import kernels
@@ -48,10 +50,9 @@ def from_pictures(x: Tensor) -> Tensor:
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, groups: int) -> Tensor:
     """`kernels.forward` for each group of channels: x (N, H, W, C), weight (O, C / groups, kh, kw)."""
-    if groups == 1:
-        return kernels.forward(x, weight, bias, geometry)
-    if _is_depthwise(weight, groups):
-        return depthwise.forward(x, weight, bias, geometry)
+    if at_once := _at_once(weight, groups):
+        whole: Tensor = at_once.forward(x, weight, bias, geometry)
+        return whole
     y = empty((x.shape[0], *geometry.output_size((x.shape[1], x.shape[2])), weight.shape[0]), x)
     for ins, outs in _slices(x.shape[3], weight.shape[0], groups):
         part = kernels.forward(
@@ -65,10 +66,9 @@ def input_gradient(
     dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, size: Pair, groups: int
 ) -> Tensor:
     """`kernels.input_gradient` for each group of channels."""
-    if groups == 1:
-        return kernels.input_gradient(dy, weight, bias, geometry, size)
-    if _is_depthwise(weight, groups):
-        return depthwise.input_gradient(dy, weight, bias, geometry, size)
+    if at_once := _at_once(weight, groups):
+        whole: Tensor = at_once.input_gradient(dy, weight, bias, geometry, size)
+        return whole
     channels = weight.shape[1] * groups
     dx = empty((dy.shape[0], *size, channels), dy)
     for ins, outs in _slices(channels, weight.shape[0], groups):
@@ -83,11 +83,8 @@ def weight_gradient(
     x: Tensor, dy: Tensor, d_weight: Tensor, d_bias: Tensor | None, geometry: Geometry, groups: int
 ) -> None:
     """`kernels.weight_gradient` for each group of channels."""
-    if groups == 1:
-        kernels.weight_gradient(x, dy, d_weight, d_bias, geometry)
-        return
-    if _is_depthwise(d_weight, groups):
-        depthwise.weight_gradient(x, dy, d_weight, d_bias, geometry)
+    if at_once := _at_once(d_weight, groups):
+        at_once.weight_gradient(x, dy, d_weight, d_bias, geometry)
         return
     for ins, outs in _slices(x.shape[3], d_weight.shape[0], groups):
         kernels.weight_gradient(
@@ -99,9 +96,11 @@ def weight_gradient(
         )
 
 
-def _is_depthwise(weight: Tensor, groups: int) -> bool:
-    """Whether every channel is a group, with one channel out of each."""
-    return weight.shape[0] == groups and weight.shape[1] == 1
+def _at_once(weight: Tensor, groups: int) -> ModuleType | None:
+    """What computes all groups together: a single one, or one a channel; None for those in between."""
+    if groups == 1:
+        return kernels
+    return depthwise if tuple(weight.shape[:2]) == (groups, 1) else None
 
 
 def _slices(channels: int, out_channels: int, groups: int) -> list[tuple[slice, slice]]:
