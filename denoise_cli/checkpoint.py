@@ -76,6 +76,7 @@ def read_model(path: Path, device: str | torch.device = "cpu") -> Denoiser:
         net.train(False).to(device=device),
         channels=experiment.input.channels,
         noise_level=experiment.input.noise_level,
+        estimator=experiment.input.estimator,
         meta={**extra, "name": name, "file": str(path), "experiment": experiment},
     )
 

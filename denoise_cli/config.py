@@ -30,6 +30,7 @@ from denoise_cli.nn.schedules import SCHEDULES, Schedule
 T = TypeVar("T")
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+NotNegative = Annotated[float, Field(ge=0)]
 FilePath = Annotated[Path, StrictType(False)]
 Part = Literal["train", "holdout"]
 
@@ -47,6 +48,8 @@ class Input(Section):
     """3: red, green, blue. 1: gray."""
     noise_level: bool = False
     """Whether one more plane tells the network the noise: sigma / 255 at every pixel."""
+    estimator: Literal["white", "level"] = "white"
+    """What measures the noise where nobody gives it: for white noise by a formula, or for any as learned."""
 
     @property
     def planes(self) -> int:
@@ -140,8 +143,9 @@ class Data(Section):
     """The fraction of patches of a colour experiment that are gray, noise and all: one network for both."""
     soft: Fraction = 0.0
     """The fraction of patches that are enlarged: photographs in full size have less detail in a pixel."""
-    blind: Fraction = 0.0
-    """The fraction of patches whose noise level is estimated from the patch, not known; validation's too."""
+    misjudged: NotNegative = 0.0
+    """How far off the noise levels are that the network is told: by factors e^(misjudged n), n ~ N(0, 1).
+    Above 0, validation tells it what the estimator finds."""
     augment: bool = True
     """Whether patches are flipped and turned in the eight possible ways."""
     workers: Annotated[int, Field(ge=0)] = 1
@@ -260,8 +264,8 @@ class Experiment(Section):
         self.build_optimizer([])
         self.build_schedule()
         self.build_noise()
-        if self.data.blind and not self.input.noise_level:
-            raise SpecError("data.blind", "the network is told no noise level: input.noise_level is off")
+        if self.data.misjudged and not self.input.noise_level:
+            raise SpecError("data.misjudged", "the network is told no noise level: input.noise_level is off")
         if not net.param():
             raise SpecError("model", "has nothing to learn: none of its layers has parameters")
         summary(net, self.input_shape)  # names the first layer that does not fit

@@ -18,13 +18,21 @@ class Denoiser:
     """What turns pictures into the input of a network and its output into pictures.
 
     `channels`: 1 or 3, what the network was made for. `noise_level`: it sees one plane more, sigma / 255.
+    `estimator`: which of the ESTIMATORS finds that sigma where nobody gives it.
     `meta`: what is known of it - name, experiment, step, scores; see `checkpoint`.
     """
 
     def __init__(
-        self, net: Module, *, channels: int, noise_level: bool, meta: dict[str, Any] | None = None
+        self,
+        net: Module,
+        *,
+        channels: int,
+        noise_level: bool,
+        estimator: str = "white",
+        meta: dict[str, Any] | None = None,
     ) -> None:
         self.net, self.channels, self.noise_level = net, channels, noise_level
+        self.estimator = estimator
         self.meta = meta or {}
         self.reach = net.reach(Reach())
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from denoise_cli.blending import Blend
 from denoise_cli.denoiser import Denoiser
 from denoise_cli.errors import DenoiseError, UsageError
-from denoise_cli.estimation import estimate_sigma, overall_sigma
+from denoise_cli.estimation import ESTIMATORS, estimate_sigma, overall_sigma
 from denoise_cli.hardware import free_memory, ran_out_of_memory
 from denoise_cli.images.picture import Picture
 from denoise_cli.nn.build import summary
@@ -92,18 +92,26 @@ def _check(name: str, value: float | None, most: float) -> None:
 
 @dataclass(frozen=True)
 class Noise:
-    """A picture's noise on the 0-255 scale: what the network is told, and every channel's where measured."""
+    """A picture's noise on the 0-255 scale: what the network is told, and where it was measured, the white
+    noise of every channel."""
 
     sigma: float
     channels: tuple[float, ...] = ()
 
+    @property
+    def white(self) -> float:
+        """The white noise of all channels."""
+        return overall_sigma(np.array(self.channels))
 
-def measure_noise(source: Source, settings: Settings) -> Noise:
-    """The sigma that was given, or else the estimated one."""
+
+def measure_noise(denoiser: Denoiser, source: Source, settings: Settings) -> Noise:
+    """The sigma that was given, or else what the denoiser's estimator finds."""
     if settings.sigma is not None:
         return Noise(settings.sigma)
-    channels = estimate_sigma(source)
-    return Noise(overall_sigma(channels), tuple(float(sigma) for sigma in channels))
+    channels = tuple(float(sigma) for sigma in estimate_sigma(source))
+    if denoiser.estimator == "white":
+        return Noise(overall_sigma(np.array(channels)), channels)
+    return Noise(ESTIMATORS[denoiser.estimator](source), channels)
 
 
 def denoise_picture(
@@ -126,7 +134,7 @@ def denoise_picture(
     settings = settings or Settings()
     if settings.changes_nothing:
         return picture
-    noise = noise or measure_noise(picture, settings)
+    noise = noise or measure_noise(denoiser, picture, settings)
     result = picture.empty_result(in_place=in_place)
     samples = picture.samples.nbytes
     _denoise(
@@ -151,7 +159,7 @@ def denoise_pixels(
     source = ArraySource(pixels)
     if settings.changes_nothing:
         return source.window(0, source.height, 0, source.width)
-    noise = noise or measure_noise(source, settings)
+    noise = noise or measure_noise(denoiser, source, settings)
     result = np.empty(pixels.shape, np.float32)
     _denoise(denoiser, source, result, settings, noise, samples=pixels.nbytes, progress=progress)
     return result

@@ -19,7 +19,7 @@ from denoise_cli.data.sources import picture_files
 from denoise_cli.denoiser import Denoiser
 from denoise_cli.denoising import Noise, Settings, denoise_pixels
 from denoise_cli.errors import UsageError
-from denoise_cli.estimation import estimate_sigma, overall_sigma
+from denoise_cli.estimation import ESTIMATORS
 from denoise_cli.images import read_picture
 from denoise_cli.metrics import decibels, mse, psnr_pooled, round_to_8_bits, ssim
 
@@ -146,7 +146,9 @@ def course_pairs(path: Path, sigma: float | None = None) -> Iterator[Pair]:
 
 def validation_pairs(experiment: Experiment) -> list[Pair]:
     """The validation pictures of an experiment; none where it has no validation."""
-    pairs = open_validation(experiment.data, channels=experiment.input.channels)
+    pairs = open_validation(
+        experiment.data, channels=experiment.input.channels, estimator=experiment.input.estimator
+    )
     return [
         Pair(f"{index:05d}", _pixels(pair.noisy), _pixels(pair.clean), pair.sigma)
         for index, pair in enumerate(pairs)
@@ -203,7 +205,7 @@ def _groups(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
 def _sigma(denoiser: Denoiser, pair: Pair, blind: bool) -> float | None:
     """What the model is told; where it is told nothing, what is known of the noise."""
     if denoiser.noise_level and (blind or pair.sigma is None):
-        return overall_sigma(estimate_sigma(pair.noisy))
+        return ESTIMATORS[denoiser.estimator](pair.noisy)
     return pair.sigma
 
 

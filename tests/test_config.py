@@ -48,7 +48,7 @@ def test_a_model_alone_is_an_experiment_with_the_documented_defaults(write):
     experiment = load_config(write("model: [{conv2d: {in_channels: 3, out_channels: 3, kernel_size: 1}}]"))
     assert experiment.dump() == {
         "seed": 0,
-        "input": {"channels": 3, "noise_level": False},
+        "input": {"channels": 3, "noise_level": False, "estimator": "white"},
         "model": [{"conv2d": {"in_channels": 3, "out_channels": 3, "kernel_size": 1}}],
         "loss": "mse",
         "optimizer": {"name": "sgd", "lr": 4.0},
@@ -62,7 +62,7 @@ def test_a_model_alone_is_an_experiment_with_the_documented_defaults(write):
             "batch": 16,
             "gray": 0.0,
             "soft": 0.0,
-            "blind": 0.0,
+            "misjudged": 0.0,
             "augment": True,
             "workers": 1,
         },
@@ -311,8 +311,8 @@ def test_a_file_that_is_not_there():
         ({"model": None}, "model: should be a layer's name, or {name: {argument: value}}, not null"),
         ({"model": []}, "model: an empty list of layers"),
         (
-            {"data": {"blind": 0.5}},
-            "data.blind: the network is told no noise level: input.noise_level is off",
+            {"data": {"misjudged": 0.5}},
+            "data.misjudged: the network is told no noise level: input.noise_level is off",
         ),
         ({"model": ["relu"]}, "model: has nothing to learn: none of its layers has parameters"),
         (

@@ -10,6 +10,7 @@ from scipy.ndimage import uniform_filter
 from denoise_cli.denoiser import Denoiser
 from denoise_cli.denoising import Noise, Settings, denoise_picture, denoise_pixels, measure_noise
 from denoise_cli.errors import DenoiseError, UsageError
+from denoise_cli.estimation import estimate_level
 from denoise_cli.images.picture import Picture
 from denoise_cli.nn import build
 from denoise_cli.nn.module import Module
@@ -350,10 +351,19 @@ def test_gray_pictures_through_a_colour_network():
 
 def test_the_given_sigma_overrules_the_estimate():
     noisy = np.random.default_rng(0).normal(0.5, 0.04, (200, 200, 3))
-    assert measure_noise(ArraySource(noisy), Settings(sigma=12)) == Noise(12)
-    measured = measure_noise(ArraySource(noisy), Settings())
+    assert measure_noise(TOLD, ArraySource(noisy), Settings(sigma=12)) == Noise(12)
+    measured = measure_noise(TOLD, ArraySource(noisy), Settings())
     assert measured.channels == pytest.approx([10.2] * 3, rel=0.1)
-    assert measured.sigma == pytest.approx(10.2, rel=0.05)
+    assert measured.sigma == measured.white == pytest.approx(10.2, rel=0.05)
+
+
+def test_a_model_is_told_what_its_own_estimator_finds():
+    smooth = uniform_filter(picture(256, 256), (3, 3, 1))
+    any_noise = Denoiser(NoiseLevel(), channels=3, noise_level=True, estimator="level")
+    measured = measure_noise(any_noise, ArraySource(smooth), Settings())
+    assert measured.sigma == estimate_level(smooth) != measured.white
+    told = denoise_pixels(any_noise, smooth, Settings(sigma=measured.sigma))
+    np.testing.assert_array_equal(denoise_pixels(any_noise, smooth), told)
 
 
 def test_weights_in_bfloat16_compute_in_bfloat16():

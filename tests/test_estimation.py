@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from skimage import data
 
-from denoise_cli.estimation import _clipped_moments, estimate_sigma, overall_sigma
+from denoise_cli.estimation import estimate_sigma, overall_sigma
+from denoise_cli.estimation.white import _clipped_moments
 from denoise_cli.images.picture import Picture
 
 

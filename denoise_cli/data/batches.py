@@ -7,7 +7,7 @@ with the help of the system instead of a few spins, and a step takes three times
 
 import math
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,11 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from denoise_cli.data.noise_models import Noise, Noisy, luma
+from denoise_cli.data.noise_models import Noise, luma
 from denoise_cli.data.photo_noise import resized
 from denoise_cli.data.pickles import PickleSource
 from denoise_cli.data.sources import Source
-from denoise_cli.estimation import estimate_sigma, overall_sigma
 from denoise_cli.images import to_pixels, to_tensor
 
 _T = TypeVar("_T", bound=np.generic)
@@ -71,8 +70,7 @@ class NoisyPatches:
     A fraction `soft` is cut smaller and enlarged, up to MOST_ENLARGED times: a photograph in the size in
     which it was taken has less detail in a pixel than one that was reduced.
 
-    The sigma of a fraction `blind` is not the true one but what is estimated from the noisy crop, as it is
-    for a picture that nobody knows anything about.
+    The sigma that is told is off by a factor e^(misjudged n), n ~ N(0, 1), as an estimate would be.
     """
 
     def __init__(
@@ -85,11 +83,11 @@ class NoisyPatches:
         augment: bool = True,
         gray: float = 0.0,
         soft: float = 0.0,
-        blind: float = 0.0,
+        misjudged: float = 0.0,
     ) -> None:
         self.source, self.noise = source, noise
         self.patch, self.pairing, self.augment = patch, pairing, augment
-        self.gray, self.soft, self.blind = gray, soft, blind
+        self.gray, self.soft, self.misjudged = gray, soft, misjudged
 
     def __len__(self) -> int:
         return len(self.source)
@@ -106,8 +104,9 @@ class NoisyPatches:
                 picture, gain = to_tensor(luma(to_pixels(picture))), channels**0.5
             noisy = self.noise(picture, generator)
             x.append(noisy.image.expand(channels, -1, -1))
-            blind = self.blind and generator.random() < self.blind
-            sigmas.append(gain * (estimated_sigma(noisy) if blind else noisy.sigma))
+            if self.misjudged:
+                gain *= math.exp(self.misjudged * generator.standard_normal())
+            sigmas.append(gain * noisy.sigma)
             clean.append(self.noise.clean(picture).expand(channels, -1, -1))
             if noise2noise:
                 targets.append(self.noise(picture, generator).image.expand(channels, -1, -1))
@@ -224,13 +223,13 @@ def validation_pairs(
     seed: int = 0,
     count: int = 48,
     size: int = 192,
-    blind: bool = False,
+    estimate: Callable[[NDArray[np.float32]], float] | None = None,
 ) -> list[Pair]:
     """What a model is measured on while it trains: always the same pictures with the same noise.
 
     Of a source of clean pictures: at most `count` of them, evenly spaced, the middle size x size pixels of
-    each; if `blind`, their sigma is estimated from the noisy ones. Of a course file: every pair, and the
-    second picture is the clean one.
+    each; their sigma is what `estimate` finds in the noisy ones, if that is given. Of a course file: every
+    pair, and the second picture is the clean one.
     """
     if isinstance(source, PickleSource):
         noisy, clean = _as_float(source.first), _as_float(source.second)
@@ -241,7 +240,7 @@ def validation_pairs(
     for index in indices:
         picture = _middle(source.picture(int(index)), size, noise.scale)
         noisy_picture = noise(picture, np.random.default_rng([VALIDATION, seed, int(index)]))
-        sigma = estimated_sigma(noisy_picture) if blind else noisy_picture.sigma
+        sigma = estimate(to_pixels(noisy_picture.image)) if estimate else noisy_picture.sigma
         pairs.append(Pair(noisy_picture.image, noise.clean(picture), sigma))
     return pairs
 
@@ -261,11 +260,6 @@ def turned(pixels: NDArray[_T], way: int) -> NDArray[_T]:
     if way & 1:
         pixels = pixels[:, ::-1]
     return np.rot90(pixels, way >> 1)
-
-
-def estimated_sigma(noisy: Noisy) -> float:
-    """What the noise of a picture seems to be, from the picture alone; on the 0-255 scale."""
-    return overall_sigma(estimate_sigma(to_pixels(noisy.image)))
 
 
 def _stacked(pictures: list[Tensor]) -> Tensor:

@@ -15,6 +15,7 @@ from denoise_cli.data.noise import NOISES, Noise
 from denoise_cli.data.pickles import PickleSource
 from denoise_cli.data.sources import FolderSource, Source
 from denoise_cli.data.synthetic import SyntheticSource
+from denoise_cli.estimation import ESTIMATORS
 
 SOURCES: dict[str, type[FolderSource | PickleSource | SyntheticSource]] = {
     "folder": FolderSource,
@@ -44,7 +45,7 @@ class DataSection(Protocol):
     @property
     def soft(self) -> float: ...
     @property
-    def blind(self) -> float: ...
+    def misjudged(self) -> float: ...
     @property
     def augment(self) -> bool: ...
     @property
@@ -66,15 +67,16 @@ def open_batches(data: DataSection, *, channels: int, seed: int) -> Batches:
             augment=data.augment,
             gray=data.gray,
             soft=data.soft,
-            blind=data.blind,
+            misjudged=data.misjudged,
         )
     return Batches(samples, batch=data.batch, seed=seed, workers=data.workers)
 
 
-def open_validation(data: DataSection, *, channels: int) -> list[Pair]:
+def open_validation(data: DataSection, *, channels: int, estimator: str) -> list[Pair]:
     """The validation pictures of an experiment, the same for every seed; none for `validation: null`.
 
-    Synthetic ones are always others than those that training sees.
+    Where training misjudges the noise, its level is what the estimator finds. Synthetic pictures are always
+    others than those that training sees.
     """
     if data.validation is None:
         return []
@@ -82,7 +84,9 @@ def open_validation(data: DataSection, *, channels: int) -> list[Pair]:
     if spec["source"] == "synthetic":
         spec["take"] = "holdout"
     source = open_source(spec, channels=channels)
-    return validation_pairs(source, make_noise(data.noise), blind=data.blind > 0)
+    return validation_pairs(
+        source, make_noise(data.noise), estimate=ESTIMATORS[estimator] if data.misjudged else None
+    )
 
 
 def open_source(spec: Any, *, channels: int) -> Source | PickleSource:

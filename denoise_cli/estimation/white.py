@@ -1,4 +1,4 @@
-"""How strong the noise of a picture is, from the picture alone.
+"""How strong the white noise of a picture is, from the picture alone.
 
 The method of Ponomarenko et al. ("An automatic approach to lossy compression of AVIRIS images", IGARSS 2007;
 studied by Colom and Buades, "Analysis and Extension of the Ponomarenko et al. Method", IPOL 2013,
@@ -13,18 +13,12 @@ given back, in a few rounds, since it depends on sigma itself.
 """
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.fft import dctn  # type: ignore[import-untyped, unused-ignore]
 
+from denoise_cli.estimation.blocks import SIDE, Array, block_energies, blocks_of, is_flat
 from denoise_cli.windows import ArraySource, Source
-
-Array = NDArray[Any]
-
-SIDE = 8
-"""Blocks are SIDE x SIDE pixels."""
 
 _MOST_BLOCKS = 20_000
 _LEAST_CHOSEN, _SHARE_CHOSEN = 150, 0.01
@@ -33,7 +27,7 @@ _LEAST_KEPT = 0.5
 """Blocks to which clipping left less of the noise's variance than this serve only for want of others."""
 
 
-_FREQUENCY = np.add.outer(np.arange(SIDE), np.arange(SIDE))
+_FREQUENCY = np.add.outer(np.arange(SIDE), np.arange(SIDE)).ravel()
 _LOW = ((_FREQUENCY > 0) & (_FREQUENCY <= SIDE)).astype(np.float32)
 _HIGH = (_FREQUENCY > SIDE).astype(np.float32)
 
@@ -47,7 +41,7 @@ def estimate_sigma(picture: Source | Array) -> NDArray[np.float64]:
     small to tell noise from content: 0.
     """
     source = ArraySource(picture) if isinstance(picture, np.ndarray) else picture
-    blocks = _blocks(source)
+    blocks = blocks_of(source, _MOST_BLOCKS)
     clipped = bool(blocks.size) and blocks.min() >= 0 and blocks.max() <= 255
     return np.array([_channel_sigma(channel, clipped=clipped) for channel in blocks])
 
@@ -57,28 +51,13 @@ def overall_sigma(sigmas: Array) -> float:
     return float(np.sqrt(np.mean(np.square(sigmas))))
 
 
-def _blocks(source: Source) -> Array:
-    """Blocks on a regular grid over the whole picture, (C, N, SIDE^2) on the 0-255 scale; N may be 0."""
-    rows, columns = source.height - SIDE + 1, source.width - SIDE + 1
-    if rows < 1 or columns < 1:
-        return np.zeros((source.channels, 0, SIDE**2), np.float32)
-    stride = math.ceil(math.sqrt(rows * columns / _MOST_BLOCKS))
-    bands = []
-    for y in range(0, rows, stride):
-        band = source.window(y, y + SIDE, 0, source.width)
-        views = np.lib.stride_tricks.sliding_window_view(band, SIDE, axis=1)[:, ::stride]  # (y, N, C, x)
-        bands.append(views.transpose(2, 1, 0, 3).reshape(source.channels, -1, SIDE**2))
-    return np.concatenate(bands, axis=1) * np.float32(255)
-
-
 def _channel_sigma(blocks: Array, *, clipped: bool) -> float:
     if not len(blocks):
         return 0.0
     blocks = _with_content(blocks)
     brightness = blocks.mean(axis=1)
-    waves = dctn(blocks.reshape(-1, SIDE, SIDE), axes=(1, 2), norm="ortho")
-    np.square(waves, out=waves)
-    low, high = ((waves * some).sum(axis=(1, 2)) / some.sum() for some in (_LOW, _HIGH))
+    energies = block_energies(blocks)
+    low, high = ((energies * some).sum(axis=1) / some.sum() for some in (_LOW, _HIGH))
     kept = np.ones(len(blocks))
     sigma = 0.0
     for _ in range(_ROUNDS if clipped else 1):
@@ -93,7 +72,7 @@ def _channel_sigma(blocks: Array, *, clipped: bool) -> float:
 
 def _with_content(blocks: Array) -> Array:
     """Without blocks of one single value: unless most of the picture is such, they say nothing of noise."""
-    flat = blocks.min(axis=1) == blocks.max(axis=1)
+    flat = is_flat(blocks)
     return blocks if flat.mean() > 0.5 else blocks[~flat]
 
 

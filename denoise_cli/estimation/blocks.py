@@ -1,0 +1,45 @@
+"""Blocks of a picture and their energies at every frequency: what noise is measured on."""
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.fft import dctn  # type: ignore[import-untyped, unused-ignore]
+
+from denoise_cli.windows import Source
+
+Array = NDArray[Any]
+
+SIDE = 8
+"""Blocks are SIDE x SIDE pixels."""
+
+
+def blocks_of(source: Source, most: int) -> Array:
+    """About `most` blocks on a regular grid over the whole picture, or all there are.
+
+    (C, N, SIDE^2) on the 0-255 scale; N is 0 for a picture under SIDE pixels high or wide.
+    """
+    rows, columns = source.height - SIDE + 1, source.width - SIDE + 1
+    if rows < 1 or columns < 1:
+        return np.zeros((source.channels, 0, SIDE**2), np.float32)
+    stride = math.ceil(math.sqrt(rows * columns / most))
+    bands = []
+    for y in range(0, rows, stride):
+        band = source.window(y, y + SIDE, 0, source.width)
+        views = np.lib.stride_tricks.sliding_window_view(band, SIDE, axis=1)[:, ::stride]  # (y, N, C, x)
+        bands.append(views.transpose(2, 1, 0, 3).reshape(source.channels, -1, SIDE**2))
+    return np.concatenate(bands, axis=1) * np.float32(255)
+
+
+def block_energies(blocks: Array) -> Array:
+    """The squared coefficients of the orthonormal cosine transform, (..., SIDE^2); the mean is the first."""
+    waves = dctn(blocks.reshape(*blocks.shape[:-1], SIDE, SIDE), axes=(-2, -1), norm="ortho")
+    energies: Array = np.square(waves, out=waves).reshape(blocks.shape)
+    return energies
+
+
+def is_flat(blocks: Array) -> Array:
+    """Which blocks have one single value."""
+    flat: Array = blocks.min(axis=-1) == blocks.max(axis=-1)
+    return flat
