@@ -257,6 +257,31 @@ def test_results_inside_the_folder_are_not_taken_for_inputs(here):
     ]
 
 
+def test_an_output_folder_around_the_inputs_takes_them_all(here):
+    save("photos/raw/a.png")
+    run("photos/raw/", "photos/")
+    run("photos/raw/*.png", "photos/raw/../", "--force")
+    assert_blurred("photos/a.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["d/", "d/"], "is the input itself"),
+        (["d/*.png", "d"], "is the input itself"),
+        (["d", "d/out", "--recursive"], "nothing to denoise"),
+        (["d/out", "--suffix", "_clean"], "nothing to denoise"),
+    ],
+)
+def test_a_run_that_leaves_everything_out_is_wrong_usage(here, arguments, message):
+    save("d/out/a_clean.png")
+    if "--recursive" not in arguments:
+        save("d/b.png")
+    result = run(*arguments, code=2)
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
 def test_patterns_in_quotes(here):
     for name in ("shots/1/a.png", "shots/2/a.png", "shots/2/b.jpg"):
         save(name)
