@@ -26,7 +26,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Found:
-    """A file that was named: by itself, or by a folder or pattern (from the folder `root`) and its way there."""
+    """A file that was named: by itself, or by its way from `root`, a folder that was named or searched."""
 
     path: Path
     relative: Path
@@ -62,6 +62,7 @@ def plan(
         raise UsageError(
             f"{', '.join(inputs)}: nothing to denoise: all pictures are results of an earlier run"
         )
+    jobs = list(dict.fromkeys(jobs))  # named twice, denoised once
     _check(jobs)
     return jobs
 
@@ -154,7 +155,7 @@ def _into_folder(found: list[Found], folder: Path, format: str | None) -> list[J
 
 
 def _is_result(found: Found, folder: Path) -> bool:
-    """Whether a file may come from an earlier run: it was found in the output folder, on the way below the root."""
+    """Whether a file comes from an earlier run: the search for pictures has come upon the output folder."""
     if found.root is None or found.root.resolve() not in folder.parents:
         return False
     return folder in found.path.resolve().parents

@@ -282,6 +282,13 @@ def test_a_run_that_leaves_everything_out_is_wrong_usage(here, arguments, messag
     assert result.stderr.count("\n") == 1
 
 
+def test_a_picture_that_is_named_twice_is_denoised_once(here):
+    save("d/a.png")
+    save("s.png")
+    result = run("s.png", "./s.png", "d", "d/a.png", "out/", "--json")
+    assert [each["output"] for each in json.loads(result.stdout)] == ["out/s.png", "out/a.png"]
+
+
 def test_patterns_in_quotes(here):
     for name in ("shots/1/a.png", "shots/2/a.png", "shots/2/b.jpg"):
         save(name)
