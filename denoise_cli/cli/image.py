@@ -199,7 +199,7 @@ def image(
             format=format,
             force=force,
             skip_existing=skip_existing,
-            sheet=Sheet.checked(compare, reference, force=force),
+            sheet=Sheet.checked(compare, reference, planned[0], force=force),
         )
         reports = [
             work.report(done) for done in run(planned, work.read, work.compute, work.write, threads=jobs)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from denoise_cli.cli.image_display import Display
 from denoise_cli.cli.pipeline import Done, reason
-from denoise_cli.cli.plan import STREAM, Job
+from denoise_cli.cli.plan import STREAM, Job, same_file
 from denoise_cli.comparison import draw_comparison
 from denoise_cli.denoiser import Denoiser
 from denoise_cli.denoising import Noise, Settings, denoise_picture, measure_noise
@@ -78,7 +78,7 @@ class Sheet:
     reference: Picture | None
 
     @classmethod
-    def checked(cls, path: Path | None, reference: Path | None, *, force: bool) -> "Sheet | None":
+    def checked(cls, path: Path | None, reference: Path | None, job: Job, *, force: bool) -> "Sheet | None":
         """Raises UsageError for a sheet that cannot be, DenoiseError for a reference that cannot be read."""
         if path is None:
             if reference:
@@ -86,6 +86,9 @@ class Sheet:
             return None
         if path.suffix.lower() != ".png":
             raise UsageError(f"--compare {path}: the sheet is a PNG: let its name end in .png")
+        for name, other in (("input", job.source), ("output", job.target), ("reference", reference)):
+            if other and same_file(path, other):
+                raise UsageError(f"--compare {path}: is the {name}: choose another name for the sheet")
         if path.exists() and not force:
             raise UsageError(f"{path}: exists already: choose another name, or --force to replace it")
         return cls(path, read_picture(reference) if reference else None)

@@ -69,12 +69,16 @@ def plan(
 
 def refuse_same_file(source: Path, target: Path) -> None:
     """Raises UsageError if both names are one file: what is read must not be what is written."""
-    try:
-        same = source.samefile(target)
-    except OSError:  # one of them is not there
-        same = False
-    if same:
+    if source != STREAM and same_file(source, target):
         raise UsageError(f"{target}: is the input itself: choose another name for the output")
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether both names are one file, be it there or not."""
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is not there
+        return one.resolve() == other.resolve()
 
 
 def _find(name: str, suffixes: set[str], *, recursive: bool) -> list[Found]:

@@ -412,6 +412,13 @@ def test_json(here):
         (["in.png", "out.png", "--sigma-map", "other.png"], "sigma map"),
         (["in.png", "out.png", "--reference", "other.png"], "--compare"),
         (["in.png", "out.png", "--compare", "sheet.jpg"], ".png"),
+        (["in.png", "out.png", "--compare", "in.png", "--force"], "is the input"),
+        (["in.png", "out.png", "--compare", "link.png", "--force"], "is the input"),
+        (["in.png", "out.png", "--compare", "sub/../out.png"], "is the output"),
+        (
+            ["in.png", "out.png", "--compare", "third.png", "--reference", "third.png", "--force"],
+            "is the reference",
+        ),
         (["in.png", "out.png", "--force", "--skip-existing"], "exclude each other"),
         (["in.png", "other.png", "out/", "--compare", "sheet.png"], "one picture"),
     ],
