@@ -164,7 +164,7 @@ def image(
     from denoise_cli.cli.console import print_json
     from denoise_cli.cli.image_display import display
     from denoise_cli.cli.image_work import Sheet, Work, denoisers
-    from denoise_cli.cli.pipeline import run
+    from denoise_cli.cli.pipeline import forget_frames, run
     from denoise_cli.cli.plan import STREAM, plan
     from denoise_cli.denoising import Settings
     from denoise_cli.hardware import choose_precision
@@ -201,9 +201,11 @@ def image(
             skip_existing=skip_existing,
             sheet=Sheet.checked(compare, reference, planned[0], force=force),
         )
-        reports = [
-            work.report(done) for done in run(planned, work.read, work.compute, work.write, threads=jobs)
-        ]
+        reports = []
+        for done in run(planned, work.read, work.compute, work.write, threads=jobs):
+            reports.append(work.report(done))
+            if done.error and len(planned) > 1:  # --traceback shows the frames of a single one
+                forget_frames(done.error)
     if as_json:
         print_json([report.as_data() for report in reports])
     _conclude(reports, quiet=quiet)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from denoise_cli.checkpoint import save_model
 from denoise_cli.cli.app import Commands, denoise
 from denoise_cli.cli.image import image
 from denoise_cli.config import Experiment
+from denoise_cli.errors import DenoiseError
 from denoise_cli.zero_shot import learn
 
 ROOT = Path(__file__).parent.parent.parent
@@ -347,6 +349,28 @@ def test_one_bad_file_stops_no_other(here):
     assert "photos/b.png: " in result.stderr
     assert "photos/c.png: " in result.stderr
     assert left_over() == []
+
+
+def test_files_that_fail_leave_nothing_in_memory(here, monkeypatch):
+    held = []
+
+    def damaged(path):
+        data = np.zeros(1000)
+        held.append(weakref.ref(data))
+        try:
+            raise ValueError("a codec fell over")
+        except ValueError as error:
+            raise DenoiseError(f"{path}: damaged") from error
+
+    def conclude(reports, *, quiet):
+        assert [report.reason for report in reports] == ["photos/a.png: damaged", "photos/b.png: damaged"]
+        assert [data() for data in held] == [None, None]
+
+    monkeypatch.setattr("denoise_cli.cli.image_work.read_pages", damaged)
+    monkeypatch.setattr("denoise_cli.cli.image._conclude", conclude)
+    save("photos/a.png")
+    save("photos/b.png")
+    run("photos", "out")
 
 
 def test_a_folder_that_is_closed_or_goes_round(here, monkeypatch):
