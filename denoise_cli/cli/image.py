@@ -201,6 +201,7 @@ def image(
             skip_existing=skip_existing,
             sheet=Sheet.checked(compare, reference, planned[0], force=force),
         )
+        work.take_stdin(planned)
         reports = []
         for done in run(planned, work.read, work.compute, work.write, threads=jobs):
             reports.append(work.report(done))

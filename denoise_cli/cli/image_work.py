@@ -110,6 +110,12 @@ class Work:
     ) -> None:
         self.denoiser_for, self.settings, self.display = denoiser_for, settings, display
         self.format, self.force, self.skip_existing, self.sheet = format, force, skip_existing, sheet
+        self._stdin = b""
+
+    def take_stdin(self, jobs: list[Job]) -> None:
+        """Waits for stdin where it is an input. Ctrl-C ends this on the main thread, and nowhere else."""
+        if any(job.source == STREAM for job in jobs):
+            self._stdin = sys.stdin.buffer.read()
 
     def read(self, job: Job) -> list[Picture] | None:
         """The pages of the input; None where the output is there and that is enough."""
@@ -120,7 +126,8 @@ class Work:
                 f"{job.target}: exists already: --force replaces it, --skip-existing leaves it"
             )
         if job.source == STREAM:
-            pages = read_pages(sys.stdin.buffer.read(), name="stdin")
+            data, self._stdin = self._stdin, b""
+            pages = read_pages(data, name="stdin")
         else:
             pages = read_pages(job.source)
         try:

@@ -84,6 +84,12 @@ def left_over():
     return [path for path in Path().rglob("*") if path.name.startswith(".")]
 
 
+def starting(command):
+    """The code that runs a command in a process of its own."""
+    places = [str(ROOT), str(Path(__file__).parent)]
+    return f"import sys; sys.path[:0] = {places}; from test_image import app; app({command.split()})"
+
+
 # One picture
 
 
@@ -223,6 +229,35 @@ def test_stdout_in_another_format(here):
 def test_bad_stdin(here):
     assert "stdin" in run("-", "out.png", input=b"no picture", code=1).stderr
     assert not Path("out.png").exists()
+
+
+WAITING = """
+import os, sys
+
+class Stdin:
+    @property
+    def buffer(self):
+        return self
+
+    def read(self):
+        print("waiting", flush=True)
+        return os.read(0, 1)
+
+sys.stdin = Stdin()
+"""
+
+
+def test_ctrl_c_ends_waiting_for_stdin(here):
+    arguments = ["-c", WAITING + starting("image - out.png --model blur.safetensors")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, *arguments], stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        try:
+            assert process.stdout.readline() == b"waiting\n"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=20) == 130
+        finally:
+            process.kill()
+        assert process.stderr.read() == b"stopped\n"
 
 
 # Many pictures
@@ -484,11 +519,7 @@ def test_what_fails_is_told_in_one_line(here, arguments, message):
 def test_a_killed_batch_goes_on_where_it_was(here):
     for index in range(30):
         save(f"photos/{index:02}.png", np.tile(PHOTO, (4, 4, 1)))
-    places = [str(ROOT), str(Path(__file__).parent)]
-    starter = (
-        f"import sys; sys.path[:0] = {places}; from test_image import app;"
-        "app('image photos out --model blur.safetensors --skip-existing'.split())"
-    )
+    starter = starting("image photos out --model blur.safetensors --skip-existing")
     process = subprocess.Popen([sys.executable, "-c", starter], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while len(list(Path("out").glob("*.png"))) < 3 and time.monotonic() < deadline:
