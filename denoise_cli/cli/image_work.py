@@ -172,17 +172,16 @@ class Work:
         """Writes the output; what its format could not hold."""
         if result is None:
             return []
-        notes = [note for page in result.pages for note in page.keep.notes]
         if job.target == STREAM:
             target = self._format(job, result.pages)
             sys.stdout.buffer.write(encode_pages(result.pages, target.name))
-            return notes + losses(result.pages, target)
+            return losses(result.pages, target)
         if job.mirrored:
             try:
                 job.target.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise DenoiseError(f"{job.target.parent}: cannot be made: {error.strerror}") from error
-        return notes + write_pages(result.pages, job.target, force=self.force)
+        return write_pages(result.pages, job.target, force=self.force)
 
     def report(self, done: "Done[Pages | None, list[str]]") -> Report:
         """Tells what became of a picture, and keeps no pixels."""

@@ -139,6 +139,13 @@ def test_what_the_format_cannot_hold_is_told(here):
     assert "out.bmp: BMP cannot hold EXIF" in result.stderr
 
 
+def test_what_reading_left_behind_is_told_once(here):
+    Image.fromarray(PHOTO).quantize(16).save("in.png")
+    notes = [line for line in run("in.png", "out.png").stderr.splitlines() if line.startswith("out.png: ")]
+    assert len(notes) == 1
+    assert "palette" in notes[0]
+
+
 def test_16_bits_stay_16_bits(here):
     samples = (PHOTO.astype(np.uint16) << 8) + 77
     tifffile.imwrite("in.tif", samples)
