@@ -445,6 +445,14 @@ def test_json(here):
     assert "photos/b.png" in failed["error"]
 
 
+def test_json_where_stdout_is_not_utf_8(here):
+    save("a📷.png")
+    command = ["image", "a📷.png", "out.png", "--json", "--model", "blur.safetensors"]
+    result = CliRunner(charset="cp1252").invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)[0]["input"] == "a📷.png"
+
+
 # What is refused
 
 
