@@ -3,10 +3,12 @@
 import csv
 import subprocess
 import sys
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from threading import Thread
 
+import optuna
 import pytest
 
 from denoise_cli.config import load_config
@@ -102,6 +104,18 @@ def test_a_grid_has_every_combination_and_random_as_many_as_wanted(here):
     assert len(set(numbers)) == 20
     assert all(0.01 <= number <= 1 for number in numbers)
     assert 4 < sum(number < 0.1 for number in numbers) < 16, "half of them in each decade, or about so"
+
+
+def test_random_draws_are_made_in_silence_and_count_once(here, caplog):
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    optuna.logging.enable_propagation()
+    try:
+        search = search_of(here, sampler="random", trials=10)
+    finally:
+        optuna.logging.disable_propagation()
+    assert caplog.records == []
+    with closing(Trials(search, here / "out")) as trials:
+        assert trials.total == 2
 
 
 def test_alternatives_change_several_keys_at_once(here):

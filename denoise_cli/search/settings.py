@@ -112,6 +112,7 @@ class Search:
     """
 
     def __init__(self, settings: Settings, base: Experiment, source: str) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # its news of studies and trials are not ours
         self.settings, self.base, self.source = settings, base, source
         self.axes = {name: _axis(f"values.{name}", name, spec) for name, spec in settings.values.items()}
         self._check()

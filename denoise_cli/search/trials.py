@@ -71,7 +71,6 @@ class Trials:
             (folder / "trials").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DenoiseError(f"{folder}: cannot be made ready ({error.strerror or error})") from error
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.lock = FileLock(folder / "search.lock")
         with self.lock:
             self.storage = optuna.storages.RDBStorage(
@@ -150,7 +149,7 @@ class Trials:
     def total(self) -> int:
         """How many trials the whole search has, those that pruning will spare included."""
         settings = self.search.settings
-        return (settings.trials or len(self.search.points())) * len(settings.seeds)
+        return (len(self.search.points()) or settings.trials or 0) * len(settings.seeds)
 
     def _all(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
