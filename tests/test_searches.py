@@ -72,6 +72,13 @@ def trials_of(search, folder):
         trials.close()
 
 
+@pytest.mark.parametrize("name", ["a?b", "a%20b#c", "a{b}c", "d📷é"])
+def test_a_folder_of_any_name(here, name):
+    with closing(Trials(search_of(here), here / name)):
+        assert (here / name / "search.sqlite").is_file()
+    assert {file.name for file in here.iterdir()} == {"search.yaml", name}
+
+
 # The file ---------------------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import optuna
 from filelock import BaseFileLock, FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import URL
 
 from denoise_cli.errors import DenoiseError, UsageError
 from denoise_cli.search.folder import TrialFolder
@@ -73,8 +74,9 @@ class Trials:
             raise DenoiseError(f"{folder}: cannot be made ready ({error.strerror or error})") from error
         self.lock = FileLock(folder / "search.lock")
         with self.lock:
+            url = URL.create("sqlite", database=str(database))  # with any character that a path may have
             self.storage = optuna.storages.RDBStorage(
-                f"sqlite:///{database}", engine_kwargs={"connect_args": {"timeout": 60}}
+                str(url), engine_kwargs={"connect_args": {"timeout": 60}}
             )
             self.study = optuna.create_study(
                 study_name="search",
