@@ -82,12 +82,16 @@ def test_a_folder_of_any_name(here, name):
 # The file ---------------------------------------------------------------------------------------------------
 
 
-def test_a_base_is_an_experiment_or_the_path_of_one(here):
+def test_a_base_is_an_experiment_or_the_path_of_one(here, monkeypatch):
     inline = search_of(here)
     (here / "base.yaml").write_text(inline.base.to_yaml())
     begin, end = SEARCH.index("base:"), SEARCH.index("values:")
     by_path = search_of(here, SEARCH[:begin] + "base: base.yaml\n" + SEARCH[end:])
     assert by_path.base == inline.base
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    assert load_search(here / "search.yaml").base == inline.base
+    monkeypatch.chdir(here)
     changed = load_search(here / "search.yaml", ["train.epochs=1"])
     assert changed.base.train.epochs == 1
 

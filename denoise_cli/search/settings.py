@@ -52,7 +52,7 @@ class Settings(Section):
     title: str = ""
     """The title of the figure."""
     base: Any
-    """The experiment that the values change: the path of its file, or the experiment itself."""
+    """The experiment that the values change, or the path of its file: from here, or from the search file."""
     values: dict[str, Any]
     """What to try. By a key of the experiment: a list of values, or a range {low, high, log}. By any other
     name: alternatives {label: {key: value, ...}} that change several keys at once, or none."""
@@ -197,7 +197,8 @@ def load_search(path: Path, overrides: Sequence[str] = ()) -> Search:
         settings = Settings.check(data)
         base, source = settings.base, str(path)
         if isinstance(base, str):
-            base = strict_yaml.read(Path(base))
+            beside = path.parent / base
+            base = strict_yaml.read(beside if beside.exists() and not Path(base).exists() else Path(base))
         for assignment in overrides:
             base = strict_yaml.override(base, assignment, SECTIONS)
             source += f" with --set {assignment}"
