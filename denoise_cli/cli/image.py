@@ -79,7 +79,7 @@ def image(
             rich_help_panel=LOOK,
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="For --self.", rich_help_panel=LOOK)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="For --self.", rich_help_panel=LOOK)] = 0,
     recursive: Annotated[
         bool, typer.Option("--recursive", "-r", help="Folders in folders too.", rich_help_panel=FILES)
     ] = False,

@@ -94,7 +94,10 @@ def _find(name: str, suffixes: set[str], *, recursive: bool) -> list[Found]:
         return found
     if glob.has_magic(name) and not path.exists():
         root = Path(*_before_pattern(path))
-        files = sorted(match for match in root.glob(str(path.relative_to(root))) if match.is_file())
+        try:
+            files = sorted(match for match in root.glob(str(path.relative_to(root))) if match.is_file())
+        except ValueError as error:
+            raise UsageError(f"{name}: is not a pattern: {error}") from error
         if not files:
             raise UsageError(f"{name}: matches no file")
         return [Found(each, each.relative_to(root), root=root) for each in files]

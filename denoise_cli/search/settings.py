@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import optuna
 from optuna.distributions import (
@@ -26,7 +26,7 @@ from optuna.distributions import (
 from pydantic import Field
 
 from denoise_cli import strict_yaml
-from denoise_cli.config import SECTIONS, Experiment, Positive, Section
+from denoise_cli.config import SECTIONS, Experiment, Positive, Section, Seed
 from denoise_cli.errors import UsageError
 from denoise_cli.nn.arguments import SpecError, show, unknown
 
@@ -65,7 +65,7 @@ class Settings(Section):
     prune: bool = False
     """Whether to stop a trial whose PSNR is below the median of earlier ones after as many steps. It is not
     repeated with other seeds then."""
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0], min_length=1)
+    seeds: list[Seed] = Field(default=[0], min_length=1)
     """Each point is tried with each of these."""
 
 

@@ -475,6 +475,7 @@ def test_json_where_stdout_is_not_utf_8(here):
         (["in.png", "sub/in.png", "out/"], "would both become"),
         (["*.gif", "out"], "matches no file"),
         (["empty", "out"], "no pictures"),
+        (["s**.png", "out"], "s**.png: "),
         (["in.png", "out.png", "--format", "webp"], "tells its format"),
         (["in.png", "-", "--json"], "--json"),
         (["in.png", "out.png", "--tile", "big"], "--tile big"),
@@ -509,6 +510,10 @@ def test_what_makes_no_sense_is_wrong_usage(here, arguments, message):
     assert message in result.stderr
     assert result.stderr.count("error:") == 1
     assert {path: path.read_bytes() for path in Path().rglob("*.png")} == before
+
+
+def test_a_seed_has_63_bits(here):
+    assert "'--seed'" in run("in.png", "out.png", "--seed", 2**63, code=2).stderr
 
 
 @pytest.mark.parametrize(
