@@ -127,7 +127,7 @@ def test_figures_are_told_even_where_their_file_cannot_be_written(here):
     (here / "figures.csv").mkdir()
     result = measure("--data", "cbsd68", "--sigma", 25, "--csv", "figures.csv", code=1)
     assert "blur on cbsd68, 2 pictures" in result.stdout
-    assert "figures.csv: cannot be written" in result.stderr
+    assert "figures.csv: is a folder" in result.stderr
 
 
 def test_every_picture_on_demand(here):
