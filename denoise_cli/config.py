@@ -29,6 +29,7 @@ from denoise_cli.nn.schedules import SCHEDULES, Schedule
 
 T = TypeVar("T")
 Positive = Annotated[int, Field(gt=0)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 NotNegative = Annotated[float, Field(ge=0)]
 FilePath = Annotated[Path, StrictType(False)]
@@ -198,7 +199,7 @@ class Training(Section):
 class Experiment(Section):
     """A whole experiment. The `build_...` methods make its parts; `load` has made sure that they can."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     """Where all randomness starts: weights, crops, noise."""
     input: Input = Input()
     model: Any

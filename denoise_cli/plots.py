@@ -201,7 +201,7 @@ def _figure(width: float, height: float, dots: int = 120, layout: str | None = "
 
 def _save(figure: "Figure", path: Path) -> None:
     with replacing(path) as temporary:
-        figure.savefig(temporary)
+        figure.savefig(temporary, format=path.suffix.removeprefix("."))
 
 
 def _line(axes: Any, curve: Curve, colour: str) -> None:

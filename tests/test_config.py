@@ -232,6 +232,10 @@ def test_a_file_that_is_not_there():
     [
         ({"optimiser": {}}, "unknown key 'optimiser' - did you mean 'optimizer'?"),
         ({"seed": -1}, "seed: should be greater than or equal to 0, not -1"),
+        (
+            {"seed": 2**63},
+            "seed: should be less than or equal to 9223372036854775807, not 9223372036854775808",
+        ),
         ({"seed": "0"}, "seed: should be a whole number, not '0'"),
         ({"input": {"channels": 4}}, "input.channels: should be 1 or 3, not 4"),
         ({"input": {"noise_level": "yes"}}, "input.noise_level: should be true or false, not 'yes'"),

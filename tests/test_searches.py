@@ -3,10 +3,12 @@
 import csv
 import subprocess
 import sys
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from threading import Thread
 
+import optuna
 import pytest
 
 from denoise_cli.config import load_config
@@ -70,15 +72,26 @@ def trials_of(search, folder):
         trials.close()
 
 
+@pytest.mark.parametrize("name", ["a?b", "a%20b#c", "a{b}c", "d📷é"])
+def test_a_folder_of_any_name(here, name):
+    with closing(Trials(search_of(here), here / name)):
+        assert (here / name / "search.sqlite").is_file()
+    assert {file.name for file in here.iterdir()} == {"search.yaml", name}
+
+
 # The file ---------------------------------------------------------------------------------------------------
 
 
-def test_a_base_is_an_experiment_or_the_path_of_one(here):
+def test_a_base_is_an_experiment_or_the_path_of_one(here, monkeypatch):
     inline = search_of(here)
     (here / "base.yaml").write_text(inline.base.to_yaml())
     begin, end = SEARCH.index("base:"), SEARCH.index("values:")
     by_path = search_of(here, SEARCH[:begin] + "base: base.yaml\n" + SEARCH[end:])
     assert by_path.base == inline.base
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    assert load_search(here / "search.yaml").base == inline.base
+    monkeypatch.chdir(here)
     changed = load_search(here / "search.yaml", ["train.epochs=1"])
     assert changed.base.train.epochs == 1
 
@@ -102,6 +115,18 @@ def test_a_grid_has_every_combination_and_random_as_many_as_wanted(here):
     assert len(set(numbers)) == 20
     assert all(0.01 <= number <= 1 for number in numbers)
     assert 4 < sum(number < 0.1 for number in numbers) < 16, "half of them in each decade, or about so"
+
+
+def test_random_draws_are_made_in_silence_and_count_once(here, caplog):
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    optuna.logging.enable_propagation()
+    try:
+        search = search_of(here, sampler="random", trials=10)
+    finally:
+        optuna.logging.disable_propagation()
+    assert caplog.records == []
+    with closing(Trials(search, here / "out")) as trials:
+        assert trials.total == 2
 
 
 def test_alternatives_change_several_keys_at_once(here):

@@ -40,5 +40,5 @@ def new_table(*columns: str, numbers: tuple[str, ...] = ()) -> "Table":
 
 
 def print_json(data: Any) -> None:
-    """Data for programs, on stdout."""
-    print(json.dumps(data, indent=2, ensure_ascii=False))
+    """Data for programs, on stdout: in ASCII, which stdout takes whatever its encoding."""
+    print(json.dumps(data, indent=2))

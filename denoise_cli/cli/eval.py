@@ -76,18 +76,20 @@ def evaluate(
     for path in (csv, out):
         if path and path.exists() and not force and (path.is_file() or any(path.iterdir())):
             raise UsageError(f"{path}: exists already: choose another name, or --force to replace it")
+    if csv and not csv.parent.is_dir():
+        raise UsageError(f"{csv}: the folder {csv.parent} does not exist")
     if threads:
         torch.set_num_threads(threads)
     denoiser = load_model(model, choose_device(device))
     name, sets = _open(denoiser, data=data, clean=clean, noisy=noisy, sigmas=sigmas)
     results = [_measure(denoiser, each, blind=blind, out=out, force=force) for each in sets]
     report = Report(denoiser, name, results, blind=blind, compare=compare)
-    if csv:
-        report.write_csv(csv)
     if as_json:
         print_json(report.as_data())
     else:
         report.show(per_image=per_image)
+    if csv:  # last: the figures are told even where the file cannot be written
+        report.write_csv(csv)
 
 
 @dataclass(frozen=True)
@@ -171,15 +173,26 @@ def _measure(denoiser: "Denoiser", each: Set, *, blind: bool, out: Path | None, 
     from denoise_cli.images import Picture, write_picture
 
     scores = []
+    files: set[Path] = set()
     with _progress(each.count) as advance:
         for denoised in evaluation.evaluate(denoiser, each.pairs, blind=blind):
             if out:
-                file = (out / each.folder / denoised.pair.name).with_suffix(".png")
+                file = out / each.folder / _png(denoised.pair.name, files)
                 file.parent.mkdir(parents=True, exist_ok=True)
                 write_picture(Picture.from_pixels(denoised.pixels), file, force=force)
             scores.append(denoised.score())
             advance()
     return Result(each.sigma, scores, evaluation.summarize(scores))
+
+
+def _png(name: str, taken: set[Path]) -> Path:
+    """The name of a picture as a PNG, which none of `taken` has; it is taken then."""
+    file = Path(name).with_suffix(".png")
+    while file in taken:  # a.jpg and a.png
+        name += ".png"
+        file = Path(name)
+    taken.add(file)
+    return file
 
 
 @contextmanager

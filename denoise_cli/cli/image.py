@@ -79,7 +79,7 @@ def image(
             rich_help_panel=LOOK,
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="For --self.", rich_help_panel=LOOK)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="For --self.", rich_help_panel=LOOK)] = 0,
     recursive: Annotated[
         bool, typer.Option("--recursive", "-r", help="Folders in folders too.", rich_help_panel=FILES)
     ] = False,
@@ -164,7 +164,7 @@ def image(
     from denoise_cli.cli.console import print_json
     from denoise_cli.cli.image_display import display
     from denoise_cli.cli.image_work import Sheet, Work, denoisers
-    from denoise_cli.cli.pipeline import run
+    from denoise_cli.cli.pipeline import forget_frames, run
     from denoise_cli.cli.plan import STREAM, plan
     from denoise_cli.denoising import Settings
     from denoise_cli.hardware import choose_precision
@@ -199,11 +199,14 @@ def image(
             format=format,
             force=force,
             skip_existing=skip_existing,
-            sheet=Sheet.checked(compare, reference, force=force),
+            sheet=Sheet.checked(compare, reference, planned[0], force=force),
         )
-        reports = [
-            work.report(done) for done in run(planned, work.read, work.compute, work.write, threads=jobs)
-        ]
+        work.take_stdin(planned)
+        reports = []
+        for done in run(planned, work.read, work.compute, work.write, threads=jobs):
+            reports.append(work.report(done))
+            if done.error and len(planned) > 1:  # --traceback shows the frames of a single one
+                forget_frames(done.error)
     if as_json:
         print_json([report.as_data() for report in reports])
     _conclude(reports, quiet=quiet)

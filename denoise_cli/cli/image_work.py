@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from denoise_cli.cli.image_display import Display
 from denoise_cli.cli.pipeline import Done, reason
-from denoise_cli.cli.plan import STREAM, Job
+from denoise_cli.cli.plan import STREAM, Job, same_file
 from denoise_cli.comparison import draw_comparison
 from denoise_cli.denoiser import Denoiser
 from denoise_cli.denoising import Noise, Settings, denoise_picture, measure_noise
@@ -78,7 +78,7 @@ class Sheet:
     reference: Picture | None
 
     @classmethod
-    def checked(cls, path: Path | None, reference: Path | None, *, force: bool) -> "Sheet | None":
+    def checked(cls, path: Path | None, reference: Path | None, job: Job, *, force: bool) -> "Sheet | None":
         """Raises UsageError for a sheet that cannot be, DenoiseError for a reference that cannot be read."""
         if path is None:
             if reference:
@@ -86,6 +86,9 @@ class Sheet:
             return None
         if path.suffix.lower() != ".png":
             raise UsageError(f"--compare {path}: the sheet is a PNG: let its name end in .png")
+        for name, other in (("input", job.source), ("output", job.target), ("reference", reference)):
+            if other and same_file(path, other):
+                raise UsageError(f"--compare {path}: is the {name}: choose another name for the sheet")
         if path.exists() and not force:
             raise UsageError(f"{path}: exists already: choose another name, or --force to replace it")
         return cls(path, read_picture(reference) if reference else None)
@@ -107,6 +110,12 @@ class Work:
     ) -> None:
         self.denoiser_for, self.settings, self.display = denoiser_for, settings, display
         self.format, self.force, self.skip_existing, self.sheet = format, force, skip_existing, sheet
+        self._stdin = b""
+
+    def take_stdin(self, jobs: list[Job]) -> None:
+        """Waits for stdin where it is an input. Ctrl-C ends this on the main thread, and nowhere else."""
+        if any(job.source == STREAM for job in jobs):
+            self._stdin = sys.stdin.buffer.read()
 
     def read(self, job: Job) -> list[Picture] | None:
         """The pages of the input; None where the output is there and that is enough."""
@@ -117,7 +126,8 @@ class Work:
                 f"{job.target}: exists already: --force replaces it, --skip-existing leaves it"
             )
         if job.source == STREAM:
-            pages = read_pages(sys.stdin.buffer.read(), name="stdin")
+            data, self._stdin = self._stdin, b""
+            pages = read_pages(data, name="stdin")
         else:
             pages = read_pages(job.source)
         try:
@@ -162,17 +172,16 @@ class Work:
         """Writes the output; what its format could not hold."""
         if result is None:
             return []
-        notes = [note for page in result.pages for note in page.keep.notes]
         if job.target == STREAM:
             target = self._format(job, result.pages)
             sys.stdout.buffer.write(encode_pages(result.pages, target.name))
-            return notes + losses(result.pages, target)
+            return losses(result.pages, target)
         if job.mirrored:
             try:
                 job.target.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise DenoiseError(f"{job.target.parent}: cannot be made: {error.strerror}") from error
-        return notes + write_pages(result.pages, job.target, force=self.force)
+        return write_pages(result.pages, job.target, force=self.force)
 
     def report(self, done: "Done[Pages | None, list[str]]") -> Report:
         """Tells what became of a picture, and keeps no pixels."""

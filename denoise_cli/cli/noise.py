@@ -7,6 +7,7 @@ import typer
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy.typing import NDArray
 
     from denoise_cli.data.noise import Noise
     from denoise_cli.images import Picture
@@ -82,11 +83,26 @@ def _build(model: str, settings: list[str]) -> "Noise":
 def _add(noise: "Noise", picture: "Picture", generator: "np.random.Generator") -> "tuple[Picture, float]":
     """The noisy picture, and the sigma of its noise."""
     from denoise_cli.errors import UsageError
-    from denoise_cli.images import Picture, to_pixels, to_tensor
+    from denoise_cli.images import to_pixels, to_tensor
 
     if min(picture.height, picture.width) < noise.scale:
         raise UsageError(f"this noise needs a picture of at least {noise.scale} x {noise.scale} pixels")
     noisy, sigma = noise(to_tensor(picture.pixels), generator)
     if noise.scale == 1:
         return picture.replace_pixels(to_pixels(noisy)), sigma
-    return Picture.from_pixels(to_pixels(noisy), bits=picture.bits), sigma
+    return _smaller(picture, to_pixels(noisy)), sigma
+
+
+def _smaller(picture: "Picture", pixels: "NDArray[np.float32]") -> "Picture":
+    """Pixels of another size with all that describes the picture; its notes tell what does not fit them."""
+    from dataclasses import replace
+
+    from denoise_cli.images import Picture
+
+    keep, result = picture.keep, Picture.from_pixels(pixels, bits=picture.bits)
+    inks = picture.color == "cmyk"  # their profile does not describe what they print
+    lost = ["transparency"] * (picture.alpha != "none") + ["further channels"] * bool(picture.extra)
+    lost += ["the ICC profile"] * (inks and keep.icc is not None) + list(keep.bound)
+    notes = (*keep.notes, *(f"written without {name}" for name in lost))
+    icc = None if inks else keep.icc
+    return replace(result, keep=replace(keep, icc=icc, native=None, bound=(), original=None, notes=notes))

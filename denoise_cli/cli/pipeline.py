@@ -89,3 +89,8 @@ def reason(error: Exception) -> str:
         return str(error)
     first, *_ = str(error).splitlines() or [""]
     return f"internal error: {type(error).__name__}: {first}"
+
+
+def forget_frames(error: Exception) -> None:
+    """Lets go of the frames that an error came through, and with them of the bytes of its file."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None

@@ -26,11 +26,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Found:
-    """A file that was named: by itself, or by a folder or pattern and its way from there."""
+    """A file that was named: by itself, or by its way from `root`, a folder that was named or searched."""
 
     path: Path
     relative: Path
-    listed: bool
+    root: Path | None
 
 
 def plan(
@@ -58,18 +58,27 @@ def plan(
         jobs = [_into_file(found, names[-1], format)]
     else:
         jobs = _into_folder(found, Path(names[-1]), format)
+    if not jobs:
+        raise UsageError(
+            f"{', '.join(inputs)}: nothing to denoise: all pictures are results of an earlier run"
+        )
+    jobs = list(dict.fromkeys(jobs))  # named twice, denoised once
     _check(jobs)
     return jobs
 
 
 def refuse_same_file(source: Path, target: Path) -> None:
     """Raises UsageError if both names are one file: what is read must not be what is written."""
-    try:
-        same = source.samefile(target)
-    except OSError:  # one of them is not there
-        same = False
-    if same:
+    if source != STREAM and same_file(source, target):
         raise UsageError(f"{target}: is the input itself: choose another name for the output")
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether both names are one file, be it there or not."""
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is not there
+        return one.resolve() == other.resolve()
 
 
 def _find(name: str, suffixes: set[str], *, recursive: bool) -> list[Found]:
@@ -77,7 +86,7 @@ def _find(name: str, suffixes: set[str], *, recursive: bool) -> list[Found]:
     path = Path(name)
     if path.is_dir():
         found = [
-            Found(path / each, each, listed=True) for each in _files_in(path, suffixes, recursive=recursive)
+            Found(path / each, each, root=path) for each in _files_in(path, suffixes, recursive=recursive)
         ]
         if not found:
             advice = "" if recursive else " (--recursive looks into its folders too)"
@@ -85,11 +94,14 @@ def _find(name: str, suffixes: set[str], *, recursive: bool) -> list[Found]:
         return found
     if glob.has_magic(name) and not path.exists():
         root = Path(*_before_pattern(path))
-        files = sorted(match for match in root.glob(str(path.relative_to(root))) if match.is_file())
+        try:
+            files = sorted(match for match in root.glob(str(path.relative_to(root))) if match.is_file())
+        except ValueError as error:
+            raise UsageError(f"{name}: is not a pattern: {error}") from error
         if not files:
             raise UsageError(f"{name}: matches no file")
-        return [Found(each, each.relative_to(root), listed=True) for each in files]
-    return [Found(path, Path(path.name), listed=False)]
+        return [Found(each, each.relative_to(root), root=root) for each in files]
+    return [Found(path, Path(path.name), root=None)]
 
 
 def _files_in(folder: Path, suffixes: set[str], *, recursive: bool) -> Iterator[Path]:
@@ -142,12 +154,18 @@ def _into_folder(found: list[Found], folder: Path, format: str | None) -> list[J
         raise UsageError(f"{folder}: must be a folder, because several pictures go there")
     if found[0].path == STREAM:
         raise UsageError("a picture from stdin has no name: name the output file")
-    inside = folder.resolve()
     return [
         Job(each.path, _renamed(folder / each.relative, format), mirrored=True)
         for each in found
-        if not (each.listed and inside in each.path.resolve().parents)  # the results of an earlier run
+        if not _is_result(each, folder.resolve())
     ]
+
+
+def _is_result(found: Found, folder: Path) -> bool:
+    """Whether a file comes from an earlier run: the search for pictures has come upon the output folder."""
+    if found.root is None or found.root.resolve() not in folder.parents:
+        return False
+    return folder in found.path.resolve().parents
 
 
 def _beside(found: list[Found], suffix: str, format: str | None) -> list[Job]:
@@ -158,7 +176,9 @@ def _beside(found: list[Found], suffix: str, format: str | None) -> list[Job]:
     return [
         Job(each.path, _renamed(each.path.with_name(each.path.stem + suffix + each.path.suffix), format))
         for each in found
-        if not (each.listed and suffix and each.path.stem.endswith(suffix))  # the results of an earlier run
+        if not (
+            each.root is not None and suffix and each.path.stem.endswith(suffix)
+        )  # the results of an earlier run
     ]
 
 

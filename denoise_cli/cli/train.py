@@ -130,7 +130,8 @@ def data_override(section: str, path: Path, present: Any) -> str:
     """The KEY=VALUE that puts other data where `present` is: into data.train or data.validation."""
     if not path.exists():
         raise UsageError(f"{path}: no such folder or course file")
-    source, quoted = "folder" if path.is_dir() else "pickle", json.dumps(str(path))
+    source = "folder" if path.is_dir() else "pickle"
+    quoted = json.dumps(str(path), ensure_ascii=False)  # YAML does not join the halves of JSON's \ud83d\udcf7
     if present is not None and present.source == source:
         return f"data.{section}.path={quoted}"
     return f"data.{section}={{source: {source}, path: {quoted}}}"

@@ -90,17 +90,21 @@ class FolderSource(Pictures):
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """The picture files below a folder, sorted; hidden ones are left out."""
+    """The picture files below a folder, sorted; hidden ones and those of hidden folders are left out."""
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder of pictures")
     files = sorted(
         file
         for file in folder.rglob("*")
-        if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
+        if file.suffix.lower() in SUFFIXES and not _is_hidden(file.relative_to(folder)) and file.is_file()
     )
     if not files:
         raise UsageError(f"{folder}: holds no picture ({', '.join(sorted(SUFFIXES))})")
     return files
+
+
+def _is_hidden(file: Path) -> bool:
+    return any(part.startswith(".") for part in file.parts)
 
 
 def is_held_out(file: Path, fraction: float) -> bool:

@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import optuna
 from optuna.distributions import (
@@ -26,7 +26,7 @@ from optuna.distributions import (
 from pydantic import Field
 
 from denoise_cli import strict_yaml
-from denoise_cli.config import SECTIONS, Experiment, Positive, Section
+from denoise_cli.config import SECTIONS, Experiment, Positive, Section, Seed
 from denoise_cli.errors import UsageError
 from denoise_cli.nn.arguments import SpecError, show, unknown
 
@@ -52,7 +52,7 @@ class Settings(Section):
     title: str = ""
     """The title of the figure."""
     base: Any
-    """The experiment that the values change: the path of its file, or the experiment itself."""
+    """The experiment that the values change, or the path of its file: from here, or from the search file."""
     values: dict[str, Any]
     """What to try. By a key of the experiment: a list of values, or a range {low, high, log}. By any other
     name: alternatives {label: {key: value, ...}} that change several keys at once, or none."""
@@ -65,7 +65,7 @@ class Settings(Section):
     prune: bool = False
     """Whether to stop a trial whose PSNR is below the median of earlier ones after as many steps. It is not
     repeated with other seeds then."""
-    seeds: list[Annotated[int, Field(ge=0)]] = Field(default=[0], min_length=1)
+    seeds: list[Seed] = Field(default=[0], min_length=1)
     """Each point is tried with each of these."""
 
 
@@ -112,6 +112,7 @@ class Search:
     """
 
     def __init__(self, settings: Settings, base: Experiment, source: str) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # its news of studies and trials are not ours
         self.settings, self.base, self.source = settings, base, source
         self.axes = {name: _axis(f"values.{name}", name, spec) for name, spec in settings.values.items()}
         self._check()
@@ -196,7 +197,8 @@ def load_search(path: Path, overrides: Sequence[str] = ()) -> Search:
         settings = Settings.check(data)
         base, source = settings.base, str(path)
         if isinstance(base, str):
-            base = strict_yaml.read(Path(base))
+            beside = path.parent / base
+            base = strict_yaml.read(beside if beside.exists() and not Path(base).exists() else Path(base))
         for assignment in overrides:
             base = strict_yaml.override(base, assignment, SECTIONS)
             source += f" with --set {assignment}"

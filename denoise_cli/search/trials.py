@@ -14,6 +14,7 @@ from typing import Any, Literal
 import optuna
 from filelock import BaseFileLock, FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import URL
 
 from denoise_cli.errors import DenoiseError, UsageError
 from denoise_cli.search.folder import TrialFolder
@@ -71,11 +72,11 @@ class Trials:
             (folder / "trials").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DenoiseError(f"{folder}: cannot be made ready ({error.strerror or error})") from error
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.lock = FileLock(folder / "search.lock")
         with self.lock:
+            url = URL.create("sqlite", database=str(database))  # with any character that a path may have
             self.storage = optuna.storages.RDBStorage(
-                f"sqlite:///{database}", engine_kwargs={"connect_args": {"timeout": 60}}
+                str(url), engine_kwargs={"connect_args": {"timeout": 60}}
             )
             self.study = optuna.create_study(
                 study_name="search",
@@ -150,7 +151,7 @@ class Trials:
     def total(self) -> int:
         """How many trials the whole search has, those that pruning will spare included."""
         settings = self.search.settings
-        return (settings.trials or len(self.search.points())) * len(settings.seeds)
+        return (len(self.search.points()) or settings.trials or 0) * len(settings.seeds)
 
     def _all(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)

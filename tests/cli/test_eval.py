@@ -15,6 +15,7 @@ from denoise_cli.checkpoint import load_model, save_model
 from denoise_cli.cli.app import app
 from denoise_cli.config import Experiment
 from denoise_cli.evaluation import evaluate, noised_folder, summarize
+from denoise_cli.images import read_picture
 
 
 @pytest.fixture
@@ -114,6 +115,21 @@ def test_figures_and_pictures_as_files(here):
     measure(*arguments, "--force")
 
 
+def test_pictures_that_differ_in_their_ending_alone(here):
+    for name in ("0.jpg", "0.png.bmp"):
+        Image.fromarray(astronaut()[:32, :40]).save(here / "cbsd68" / name)
+    measure("--data", "cbsd68", "--sigma", 25, "--out", "out")
+    widths = {file.name: read_picture(file).width for file in (here / "out").iterdir()}
+    assert widths == {"0.png": 40, "0.png.png": 60, "0.png.bmp.png": 40, "1.png": 60}
+
+
+def test_figures_are_told_even_where_their_file_cannot_be_written(here):
+    (here / "figures.csv").mkdir()
+    result = measure("--data", "cbsd68", "--sigma", 25, "--csv", "figures.csv", code=1)
+    assert "blur on cbsd68, 2 pictures" in result.stdout
+    assert "figures.csv: is a folder" in result.stderr
+
+
 def test_every_picture_on_demand(here):
     result = measure("--data", "cbsd68", "--sigma", 25, "--per-image")
     assert "0.png" in result.stdout
@@ -143,6 +159,7 @@ def test_validation_pictures_with_another_noise(here):
         ("blur.safetensors --data nowhere --sigma 25", "nowhere: no such"),
         ("blur.safetensors --clean cbsd68", "--clean DIR and --noisy DIR"),
         ("blur.safetensors --clean cbsd68 --noisy cbsd68 --sigma 1,2", "one --sigma at most"),
+        ("blur.safetensors --csv nowhere/x.csv", "nowhere/x.csv: the folder nowhere does not exist"),
         ("blur.safetensors --data blur.safetensors", "blur.safetensors: "),
     ],
 )

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from denoise_cli.checkpoint import save_model
 from denoise_cli.cli.app import Commands, denoise
 from denoise_cli.cli.image import image
 from denoise_cli.config import Experiment
+from denoise_cli.errors import DenoiseError
 from denoise_cli.zero_shot import learn
 
 ROOT = Path(__file__).parent.parent.parent
@@ -82,6 +84,12 @@ def left_over():
     return [path for path in Path().rglob("*") if path.name.startswith(".")]
 
 
+def starting(command):
+    """The code that runs a command in a process of its own."""
+    places = [str(ROOT), str(Path(__file__).parent)]
+    return f"import sys; sys.path[:0] = {places}; from test_image import app; app({command.split()})"
+
+
 # One picture
 
 
@@ -129,6 +137,13 @@ def test_what_the_format_cannot_hold_is_told(here):
     Image.fromarray(PHOTO).save("in.png", exif=exif)
     result = run("in.png", "out.bmp")
     assert "out.bmp: BMP cannot hold EXIF" in result.stderr
+
+
+def test_what_reading_left_behind_is_told_once(here):
+    Image.fromarray(PHOTO).quantize(16).save("in.png")
+    notes = [line for line in run("in.png", "out.png").stderr.splitlines() if line.startswith("out.png: ")]
+    assert len(notes) == 1
+    assert "palette" in notes[0]
 
 
 def test_16_bits_stay_16_bits(here):
@@ -223,6 +238,35 @@ def test_bad_stdin(here):
     assert not Path("out.png").exists()
 
 
+WAITING = """
+import os, sys
+
+class Stdin:
+    @property
+    def buffer(self):
+        return self
+
+    def read(self):
+        print("waiting", flush=True)
+        return os.read(0, 1)
+
+sys.stdin = Stdin()
+"""
+
+
+def test_ctrl_c_ends_waiting_for_stdin(here):
+    arguments = ["-c", WAITING + starting("image - out.png --model blur.safetensors")]
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, *arguments], stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        try:
+            assert process.stdout.readline() == b"waiting\n"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=20) == 130
+        finally:
+            process.kill()
+        assert process.stderr.read() == b"stopped\n"
+
+
 # Many pictures
 
 
@@ -255,6 +299,38 @@ def test_results_inside_the_folder_are_not_taken_for_inputs(here):
         "photos/a.png",
         "photos/clean/a.png",
     ]
+
+
+def test_an_output_folder_around_the_inputs_takes_them_all(here):
+    save("photos/raw/a.png")
+    run("photos/raw/", "photos/")
+    run("photos/raw/*.png", "photos/raw/../", "--force")
+    assert_blurred("photos/a.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["d/", "d/"], "is the input itself"),
+        (["d/*.png", "d"], "is the input itself"),
+        (["d", "d/out", "--recursive"], "nothing to denoise"),
+        (["d/out", "--suffix", "_clean"], "nothing to denoise"),
+    ],
+)
+def test_a_run_that_leaves_everything_out_is_wrong_usage(here, arguments, message):
+    save("d/out/a_clean.png")
+    if "--recursive" not in arguments:
+        save("d/b.png")
+    result = run(*arguments, code=2)
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_picture_that_is_named_twice_is_denoised_once(here):
+    save("d/a.png")
+    save("s.png")
+    result = run("s.png", "./s.png", "d", "d/a.png", "out/", "--json")
+    assert [each["output"] for each in json.loads(result.stdout)] == ["out/s.png", "out/a.png"]
 
 
 def test_patterns_in_quotes(here):
@@ -317,6 +393,28 @@ def test_one_bad_file_stops_no_other(here):
     assert left_over() == []
 
 
+def test_files_that_fail_leave_nothing_in_memory(here, monkeypatch):
+    held = []
+
+    def damaged(path):
+        data = np.zeros(1000)
+        held.append(weakref.ref(data))
+        try:
+            raise ValueError("a codec fell over")
+        except ValueError as error:
+            raise DenoiseError(f"{path}: damaged") from error
+
+    def conclude(reports, *, quiet):
+        assert [report.reason for report in reports] == ["photos/a.png: damaged", "photos/b.png: damaged"]
+        assert [data() for data in held] == [None, None]
+
+    monkeypatch.setattr("denoise_cli.cli.image_work.read_pages", damaged)
+    monkeypatch.setattr("denoise_cli.cli.image._conclude", conclude)
+    save("photos/a.png")
+    save("photos/b.png")
+    run("photos", "out")
+
+
 def test_a_folder_that_is_closed_or_goes_round(here, monkeypatch):
     save("photos/a.png")
     save("photos/closed/b.png")
@@ -347,6 +445,14 @@ def test_json(here):
     assert "photos/b.png" in failed["error"]
 
 
+def test_json_where_stdout_is_not_utf_8(here):
+    save("a📷.png")
+    command = ["image", "a📷.png", "out.png", "--json", "--model", "blur.safetensors"]
+    result = CliRunner(charset="cp1252").invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)[0]["input"] == "a📷.png"
+
+
 # What is refused
 
 
@@ -369,6 +475,7 @@ def test_json(here):
         (["in.png", "sub/in.png", "out/"], "would both become"),
         (["*.gif", "out"], "matches no file"),
         (["empty", "out"], "no pictures"),
+        (["s**.png", "out"], "s**.png: "),
         (["in.png", "out.png", "--format", "webp"], "tells its format"),
         (["in.png", "-", "--json"], "--json"),
         (["in.png", "out.png", "--tile", "big"], "--tile big"),
@@ -380,6 +487,13 @@ def test_json(here):
         (["in.png", "out.png", "--sigma-map", "other.png"], "sigma map"),
         (["in.png", "out.png", "--reference", "other.png"], "--compare"),
         (["in.png", "out.png", "--compare", "sheet.jpg"], ".png"),
+        (["in.png", "out.png", "--compare", "in.png", "--force"], "is the input"),
+        (["in.png", "out.png", "--compare", "link.png", "--force"], "is the input"),
+        (["in.png", "out.png", "--compare", "sub/../out.png"], "is the output"),
+        (
+            ["in.png", "out.png", "--compare", "third.png", "--reference", "third.png", "--force"],
+            "is the reference",
+        ),
         (["in.png", "out.png", "--force", "--skip-existing"], "exclude each other"),
         (["in.png", "other.png", "out/", "--compare", "sheet.png"], "one picture"),
     ],
@@ -396,6 +510,10 @@ def test_what_makes_no_sense_is_wrong_usage(here, arguments, message):
     assert message in result.stderr
     assert result.stderr.count("error:") == 1
     assert {path: path.read_bytes() for path in Path().rglob("*.png")} == before
+
+
+def test_a_seed_has_63_bits(here):
+    assert "'--seed'" in run("in.png", "out.png", "--seed", 2**63, code=2).stderr
 
 
 @pytest.mark.parametrize(
@@ -421,11 +539,7 @@ def test_what_fails_is_told_in_one_line(here, arguments, message):
 def test_a_killed_batch_goes_on_where_it_was(here):
     for index in range(30):
         save(f"photos/{index:02}.png", np.tile(PHOTO, (4, 4, 1)))
-    places = [str(ROOT), str(Path(__file__).parent)]
-    starter = (
-        f"import sys; sys.path[:0] = {places}; from test_image import app;"
-        "app('image photos out --model blur.safetensors --skip-existing'.split())"
-    )
+    starter = starting("image photos out --model blur.safetensors --skip-existing")
     process = subprocess.Popen([sys.executable, "-c", starter], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while len(list(Path("out").glob("*.png"))) < 3 and time.monotonic() < deadline:

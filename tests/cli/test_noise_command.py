@@ -76,6 +76,19 @@ def test_pages_and_depth_stay(here):
     assert "sigma 5.0, 5.0" in result.stderr
 
 
+def test_a_smaller_picture_keeps_what_describes_it(here):
+    exif = Image.Exif()
+    exif[270] = "a description"
+    pixels = np.dstack([chelsea()[:60, :80], np.full((60, 80), 99, np.uint8)])
+    Image.fromarray(pixels).save("in.png", exif=exif, icc_profile=b"a profile")
+    result = run("in.png", "out.png", "--model", "subsample")
+    with Image.open("out.png") as image:
+        assert (image.mode, image.size) == ("RGB", (13, 10))
+        assert image.info["icc_profile"] == b"a profile"
+        assert image.getexif()[270] == "a description"
+    assert "out.png: written without transparency\n" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -160,12 +160,12 @@ def test_starting_from_another_models_weights(here, no_drawing):
 
 
 def test_other_data(here, no_drawing):
-    for name in ("train", "val"):
+    for name in ("d📷é", "val"):
         torch.save(tuple(torch.randint(0, 256, (2, 8, 1, 16, 16), dtype=torch.uint8)), here / f"{name}.pkl")
-    result = denoise("train", "--config", "tiny.yaml", "--train-data", "train.pkl", "--val-data", "val.pkl")
+    result = denoise("train", "--config", "tiny.yaml", "--train-data", "d📷é.pkl", "--val-data", "val.pkl")
     assert result.exit_code == 0, result.output
     data = load_model("runs/tiny").meta["experiment"].data
-    assert (data.train.source, str(data.train.path)) == ("pickle", "train.pkl")
+    assert (data.train.source, str(data.train.path)) == ("pickle", "d📷é.pkl")
     assert (data.validation.source, str(data.validation.path)) == ("pickle", "val.pkl")
     missing = denoise("train", "--config", "tiny.yaml", "--train-data", "nowhere", "--force")
     assert missing.exit_code == 2

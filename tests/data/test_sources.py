@@ -28,7 +28,8 @@ class TestReading:
         for n, name in enumerate(names):
             save(tmp_path / name, picture((20 + n, 24, 3)))
         (tmp_path / "notes.txt").write_text("not a picture")
-        save(tmp_path / ".hidden.png", picture((9, 9, 3)))
+        for name in (".hidden.png", ".thumbs/x.png", "a/.cache/deep/y.png"):
+            save(tmp_path / name, picture((9, 9, 3)))
         source = FolderSource(path=tmp_path)
         assert [file.relative_to(tmp_path) for file in source.files] == sorted(map(Path, names))
         assert source.picture(source.files.index(tmp_path / "b.png")).shape == (3, 20, 24)

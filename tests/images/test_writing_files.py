@@ -53,12 +53,13 @@ def test_a_file_that_appears_while_writing_is_not_replaced(tmp_path, monkeypatch
     assert names(tmp_path) == ["out.png"]
 
 
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.EINVAL])
 @pytest.mark.parametrize("there", [False, True])
-def test_file_systems_without_hard_links(tmp_path, monkeypatch, there):
+def test_file_systems_without_hard_links(tmp_path, monkeypatch, there, number):
     def no_links(self, target):
         if there:
             self.write_bytes(b"precious")
-        raise OSError(errno.EPERM, "Operation not permitted")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("pathlib.Path.hardlink_to", no_links)
     path = tmp_path / "out.png"
