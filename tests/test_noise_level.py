@@ -32,7 +32,7 @@ def test_tells_noise_of_any_kind(name: str, noise: Noise) -> None:
     clean = photograph(name)
     noisy = to_bytes(noise.corrupt(clean, np.random.default_rng(0)))
     true = 255 * np.sqrt(np.mean(np.square(noisy / 255 - clean)))
-    assert estimate_level(noisy) == pytest.approx(true, rel=0.35)
+    assert 1 / 1.6 < estimate_level(noisy) / true < 1.6
 
 
 def test_sees_what_is_too_smooth_for_white_noise() -> None:
