@@ -21,7 +21,7 @@ from denoise_cli.hardware import free_memory, ran_out_of_memory
 from denoise_cli.images.picture import Picture
 from denoise_cli.nn.build import summary
 from denoise_cli.tiling import Box, Overlap
-from denoise_cli.windows import ArraySource, Pixels, Sink, Source
+from denoise_cli.windows import ArraySource, Pixels, Sink, Source, is_gray
 
 Progress = Callable[[int, int], None]
 """Called after every tile: pixels done, pixels of all."""
@@ -179,6 +179,8 @@ def _denoise(
         raise UsageError(f"the sigma map is {sizes}: they must be alike")
     blend = settings.blend
     overlap = Overlap.of(blend.margin(denoiser), denoiser.reach.period)
+    # Decided for the whole picture: a gray tile of one in colour must be computed as its neighbours are.
+    channels = 1 if is_gray(source) else source.channels
 
     def tensor(read_from: Source, box: Box) -> Tensor:
         pixels = torch.from_numpy(read_from.window(box.y0, box.y1, box.x0, box.x1))
@@ -187,8 +189,9 @@ def _denoise(
     def compute(box: Box) -> None:
         read = overlap.around(box, whole) if overlap else whole
         scale = tensor(mask, read) if mask is not None else None
-        y = blend.apply(denoiser, tensor(source, read), noise.sigma, scale)
-        sink[box.slices] = y[0].permute(1, 2, 0)[box.inside(read).slices].cpu().numpy()
+        y = blend.apply(denoiser, tensor(source, read)[:, :channels], noise.sigma, scale)
+        y = y[0].expand(source.channels, -1, -1).permute(1, 2, 0)
+        sink[box.slices] = y[box.inside(read).slices].cpu().numpy()
 
     done = 0
     for box in _tiles(denoiser, overlap, whole, settings, samples):
