@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 
 from denoise_cli import denoise
+from denoise_cli.checkpoint import save_model
+from denoise_cli.config import Experiment
 from denoise_cli.denoiser import Denoiser
 from denoise_cli.errors import UsageError
 from denoise_cli.nn.module import Module
@@ -69,6 +71,20 @@ def test_pil_images(mode):
     colours = len(mode) - mode.endswith("A")
     assert np.abs(after[..., :colours] - halved(samples[..., :colours], (0, 1))).max() <= 0.501
     assert np.array_equal(after[..., colours:], samples[..., colours:])
+
+
+def test_a_model_saved_again_is_read_again(tmp_path):
+    experiment = Experiment.load(
+        {"model": [{"conv2d": {"in_channels": 3, "out_channels": 3, "kernel_size": 1}}]}
+    )
+    net, path, x = experiment.build_model(), tmp_path / "model.safetensors", RNG.random((6, 5, 3))
+    results = []
+    for weight in (0.5, 0.25):
+        for value, _ in net.param():
+            value.fill_(weight)
+        save_model(path, net, experiment, {})
+        results.append(denoise(x, model=path))
+    assert not np.allclose(*results)
 
 
 def test_settings_are_those_of_the_command():
