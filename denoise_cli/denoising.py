@@ -6,6 +6,7 @@ does not grow with the picture.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
@@ -48,13 +49,14 @@ class Settings:
 
     `sigma`: the noise level on the 0-255 scale; None measures it. `strength`: 0 to 2, see `blending`. `luma`,
     `chroma`: strengths of brightness and of colour alone; None is `strength`. `sigma_map`: a gray picture of
-    the same size, where white means `sigma`, gray that part of it, and black leaves a pixel as it is.
+    the same size, where white means `sigma`, gray that part of it, and black leaves a pixel as it is; an array
+    (H, W) or (H, W, 1) may be given for it.
     `ensemble`: the mean of the network's answers to the eight flips and turns of the picture. `tile`: height
     and width of what is computed at once, overlap not counted; "auto" fits it to the free memory, "off" takes
     the picture whole. `keep_mean`: brightness and colour stay as they are in every place; False takes the
     bare answer of the network.
 
-    Raises UsageError for a value out of range.
+    Raises UsageError for a value out of range, or of another kind.
     """
 
     sigma: float | None = None
@@ -67,11 +69,15 @@ class Settings:
     keep_mean: bool = True
 
     def __post_init__(self) -> None:
-        _check("sigma", self.sigma, MAX_SIGMA)
-        for name in ("strength", "luma", "chroma"):
-            _check(name, getattr(self, name), MAX_STRENGTH)
-        if not isinstance(self.tile, str) and self.tile < 1:
-            raise UsageError(f"tile must be at least 1 pixel, auto or off; it is {self.tile}")
+        _check("strength", self.strength, MAX_STRENGTH)
+        for name, most in (("sigma", MAX_SIGMA), ("luma", MAX_STRENGTH), ("chroma", MAX_STRENGTH)):
+            if getattr(self, name) is not None:
+                _check(name, getattr(self, name), most)
+        whole = isinstance(self.tile, Integral) and self.tile >= 1
+        if not whole and self.tile not in ("auto", "off"):
+            raise UsageError(f"tile must be at least 1 pixel, auto or off; it is {self.tile!r}")
+        if self.sigma_map is not None:
+            object.__setattr__(self, "sigma_map", _map(self.sigma_map))
 
     @property
     def blend(self) -> Blend:
@@ -85,9 +91,25 @@ class Settings:
         return self.blend.luma == self.blend.chroma == 0
 
 
-def _check(name: str, value: float | None, most: float) -> None:
-    if value is not None and not 0 <= value <= most:
-        raise UsageError(f"{name} must be between 0 and {most:g}; it is {value:g}")
+def _check(name: str, value: Any, most: float) -> None:
+    if not isinstance(value, Real) or not 0 <= float(value) <= most:
+        shown = f"{float(value):g}" if isinstance(value, Real) else repr(value)
+        raise UsageError(f"{name} must be between 0 and {most:g}; it is {shown}")
+
+
+def _map(given: Any) -> Source:
+    """A sigma map as a source. Raises UsageError for what is none."""
+    if isinstance(given, np.ndarray):
+        known = given.dtype in (np.uint8, np.uint16) or np.issubdtype(given.dtype, np.floating)
+        array = given[..., None] if given.ndim == 2 else given
+        given = ArraySource(array) if known and array.ndim == 3 else None
+    if getattr(given, "channels", None) != 1:
+        raise UsageError(
+            "sigma_map must be a gray picture, or an array (H, W) or (H, W, 1) of uint8, uint16 or floating"
+            " numbers"
+        )
+    source: Source = given
+    return source
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def _image(denoiser: Denoiser, image: Image.Image, settings: Settings) -> Image.
 
 
 def _tensor(denoiser: Denoiser, tensor: Tensor, settings: Settings) -> Tensor:
-    if tensor.dim() == 4:
+    if tensor.dim() == 4 and len(tensor):
         return torch.stack([_tensor(denoiser, each, settings) for each in tensor])
     if tensor.dim() not in (2, 3) or (tensor.dim() == 3 and tensor.shape[0] not in _CHANNELS):
         raise UsageError(
