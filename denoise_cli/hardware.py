@@ -76,7 +76,7 @@ def give_back_memory() -> None:
     After tiles of many sizes that is a few hundred megabytes, which a large picture needs for being written.
     """
     memory.let_go()
-    with suppress(OSError, AttributeError):  # the C library is another than glibc
+    with suppress(OSError, AttributeError, TypeError):  # another C library than glibc, or Windows
         ctypes.CDLL(None).malloc_trim(0)
 
 
@@ -84,6 +84,5 @@ def ran_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory was not enough, on the CPU or on a device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and (
-        "allocate memory" in str(error) or "out of memory" in str(error).lower()
-    )
+    words = ("allocate memory", "not enough memory", "out of memory")  # Linux and macOS, Windows, devices
+    return isinstance(error, RuntimeError) and any(each in str(error).lower() for each in words)
