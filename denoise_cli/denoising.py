@@ -49,12 +49,11 @@ class Settings:
 
     `sigma`: the noise level on the 0-255 scale; None measures it. `strength`: 0 to 2, see `blending`. `luma`,
     `chroma`: strengths of brightness and of colour alone; None is `strength`. `sigma_map`: a gray picture of
-    the same size, where white means `sigma`, gray that part of it, and black leaves a pixel as it is; an array
-    (H, W) or (H, W, 1) may be given for it.
-    `ensemble`: the mean of the network's answers to the eight flips and turns of the picture. `tile`: height
-    and width of what is computed at once, overlap not counted; "auto" fits it to the free memory, "off" takes
-    the picture whole. `keep_mean`: brightness and colour stay as they are in every place; False takes the
-    bare answer of the network.
+    the same size, where white means `sigma`, gray that part of it, and black leaves a pixel as it is; or
+    an array (H, W) or (H, W, 1) of it. `ensemble`: the mean of the network's answers to the eight flips and
+    turns of the picture. `tile`: height and width of what is computed at once, overlap not counted; "auto"
+    fits it to the free memory, "off" takes the picture whole. `keep_mean`: brightness and colour stay as they
+    are in every place; False takes the bare answer of the network.
 
     Raises UsageError for a value out of range, or of another kind.
     """
