@@ -244,6 +244,15 @@ def test_training_does_not_touch_torchs_own_random_numbers(tmp_path):
     assert torch.equal(torch.rand(3), expected)
 
 
+def test_a_run_of_many_steps_can_be_resumed(tmp_path):
+    run, step = RunFolder(tmp_path / "run"), 12_345_678
+    run.begin(tiny(), step=0)
+    run.log({"step": step, "loss": 0.1})
+    again = RunFolder(run.path)
+    again.begin(tiny(), step=step)
+    assert [row["step"] for row in again.rows] == [str(step)]
+
+
 def test_a_used_folder_is_refused(tmp_path):
     run = RunFolder(tmp_path / "run")
     run.refuse_if_used()
