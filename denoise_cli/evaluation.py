@@ -47,7 +47,8 @@ class Pair:
 class ImageScore:
     """The figures of one picture: `sigma` is what the model was told, `values` how many values it has.
 
-    The noisy picture is measured as it is, neither clipped nor rounded, the result after rounding to 8 bits.
+    The noisy picture's MSE is that of the picture as it is, neither clipped nor rounded; all else is measured
+    after rounding to 8 bits.
     """
 
     name: str
@@ -90,14 +91,15 @@ class Denoised:
 
     def score(self) -> ImageScore:
         noisy, clean = self.pair.noisy, self.pair.clean
+        result = round_to_8_bits(self.pixels)
         return ImageScore(
             name=self.pair.name,
             sigma=self.sigma,
             values=clean.size,
             noisy_mse=mse(noisy, clean),
-            mse=mse(round_to_8_bits(self.pixels), clean),
-            noisy_ssim=ssim(noisy, clean),
-            ssim=ssim(self.pixels, clean),
+            mse=mse(result, clean),
+            noisy_ssim=ssim(round_to_8_bits(noisy), clean),
+            ssim=ssim(result, clean),
         )
 
 

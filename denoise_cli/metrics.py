@@ -13,9 +13,8 @@ import numpy.typing as npt
 Pixels = npt.NDArray[np.floating]
 
 
-IDENTICAL = 1e-14
-"""Less than the mean squared error of one 8-bit level in one value of a large picture, more than that of
-float32 rounding."""
+SAME = 1e-6
+"""Values that differ by less are the same: more than float32 rounding in [0, 1], less than a 16-bit level."""
 
 
 def round_to_8_bits(x: Pixels) -> npt.NDArray[np.float32]:
@@ -24,15 +23,20 @@ def round_to_8_bits(x: Pixels) -> npt.NDArray[np.float32]:
 
 
 def mse(a: Pixels, b: Pixels) -> float:
-    """Mean squared difference over all values, added up in float64. Raises ValueError for unlike shapes."""
+    """Mean squared difference over all values, added up in float64; 0 only where all are the same.
+
+    Raises ValueError for unlike shapes.
+    """
     if a.shape != b.shape:
         raise ValueError(f"cannot compare pictures of {a.shape} and {b.shape}")
-    return float(np.mean(np.square(a.astype(np.float64) - b.astype(np.float64))))
+    difference = a.astype(np.float64) - b.astype(np.float64)
+    difference[np.abs(difference) < SAME] = 0
+    return float(np.mean(np.square(difference)))
 
 
 def decibels(mean_square: float) -> float:
     """PSNR of a mean squared error of pictures in [0, 1]: 10 log10(1 / MSE), infinite for identical ones."""
-    return math.inf if mean_square < IDENTICAL else 10 * math.log10(1 / mean_square)
+    return math.inf if mean_square == 0 else 10 * math.log10(1 / mean_square)
 
 
 def psnr(result: Pixels, clean: Pixels) -> float:
@@ -49,20 +53,20 @@ def psnr_pooled(errors: Iterable[tuple[float, int]]) -> float:
     return decibels(sum(error * count for error, count in errors) / sum(count for _, count in errors))
 
 
-def ssim(result: Pixels, clean: Pixels) -> float:
-    """Structural similarity (Wang, Bovik, Sheikh, Simoncelli 2004) after rounding `result` to 8 bits.
+def ssim(a: Pixels, b: Pixels) -> float:
+    """Structural similarity (Wang, Bovik, Sheikh, Simoncelli 2004), 1 for identical pictures.
 
     The paper's settings - a Gaussian window of sigma 1.5 on 11 x 11 pixels, plain (biased) covariances - as
     a mean over channels. Not a number (nan) for pictures smaller than the window.
     """
     from skimage.metrics import structural_similarity
 
-    if min(clean.shape[:2]) < 11:
+    if min(a.shape[:2]) < 11:
         return math.nan
     return float(
         structural_similarity(  # type: ignore[no-untyped-call]
-            round_to_8_bits(result).astype(np.float64),
-            clean.astype(np.float64),
+            a.astype(np.float64),
+            b.astype(np.float64),
             data_range=1.0,
             channel_axis=-1,
             gaussian_weights=True,

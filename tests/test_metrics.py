@@ -34,7 +34,8 @@ def test_psnr_by_hand():
 
 def test_identical_pictures_have_an_infinite_psnr(clean):
     assert psnr(clean, clean) == math.inf
-    assert psnr(clean * np.float32(1 - 1e-7), clean) == math.inf, "float32 rounding is no difference"
+    assert psnr(clean * np.float32(1 - 1e-7), clean) == math.inf
+    assert decibels(mse(clean * np.float32(1 - 1e-7), clean)) == math.inf, "float32 rounding is no difference"
     assert psnr(clean + 0.4 / 255 * (clean < 0.5), clean) == pytest.approx(math.inf), "rounding hides it"
 
 
@@ -63,7 +64,7 @@ def test_ssim_is_the_papers(clean, noisy, channels):
     a, b = noisy[..., :channels], clean[..., :channels]
     means = [
         structural_similarity(
-            round_to_8_bits(a[..., c]),
+            a[..., c].astype(float),
             b[..., c].astype(float),
             data_range=1.0,
             gaussian_weights=True,
@@ -72,7 +73,17 @@ def test_ssim_is_the_papers(clean, noisy, channels):
         for c in range(channels)
     ]
     assert ssim(a, b) == pytest.approx(np.mean(means), abs=1e-7)
-    assert ssim(b, b) == pytest.approx(1)
+    assert ssim(b, b) == 1
+
+
+def test_16_bit_pictures_are_measured_as_they_are(clean):
+    deep = clean + np.float32(90 / 65535)
+    assert ssim(deep, deep) == 1
+    assert mse(deep, deep) == 0
+    other = np.zeros((1000, 1000, 3), np.float32)
+    other[3, 4, 1] = 1 / 65535
+    assert 0 < mse(other, np.zeros_like(other)) < 1e-16
+    assert decibels(mse(other, np.zeros_like(other))) < 170
 
 
 def test_ssim_of_a_picture_smaller_than_its_window_is_undefined(clean):
