@@ -1,12 +1,14 @@
 """PSNR and SSIM against scikit-image and by hand."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 from skimage.data import astronaut
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from denoise_cli import metrics
 from denoise_cli.metrics import decibels, mse, psnr, psnr_pooled, round_to_8_bits, ssim
 
 
@@ -88,3 +90,19 @@ def test_16_bit_pictures_are_measured_as_they_are(clean):
 
 def test_ssim_of_a_picture_smaller_than_its_window_is_undefined(clean):
     assert math.isnan(ssim(clean[:8], clean[:8]))
+
+
+def test_a_large_picture_is_measured_by_bands(clean, noisy, monkeypatch):
+    monkeypatch.setattr(metrics, "BAND", 2**15)
+    a, b = (np.tile(x, (8, 4, 1)).astype(np.float32) for x in (noisy, clean))
+    whole = structural_similarity(
+        *(x.astype(float) for x in (a, b)),
+        **{"data_range": 1.0, "channel_axis": -1, "gaussian_weights": True, "use_sample_covariance": False},
+    )
+    error = np.mean((a.astype(float) - b) ** 2)
+    tracemalloc.start()
+    assert ssim(a, b) == pytest.approx(whole, rel=1e-12)
+    assert mse(a, b) == pytest.approx(error, rel=1e-12)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 12 * a.size
