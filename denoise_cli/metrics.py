@@ -13,7 +13,7 @@ import numpy.typing as npt
 Pixels = npt.NDArray[np.floating]
 
 BAND = 2**20
-"""About how many values are compared at once: in float64, whole pictures would take many times their memory."""
+"""About how many values are compared at once: whole pictures would take many times their memory."""
 
 SAME = 1e-6
 """Values that differ by less are the same: more than float32 rounding in [0, 1], less than a 16-bit level."""
