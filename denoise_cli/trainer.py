@@ -83,7 +83,8 @@ class Trainer:
             self.model.load_state(self.net.state())
         self.net.skip_input_gradient()
         self.tensors = list(self.net.state().values())
-        self.good = [tensor.clone() for tensor in self.tensors]  # as of the last finite loss
+        self.good = [tensor.clone() for tensor in self.tensors]  # those that gave the last finite loss
+        self.good_step = 0
 
         self.loss = experiment.build_loss()
         self.optimizer = experiment.build_optimizer(self.net.param())
@@ -115,9 +116,8 @@ class Trainer:
             y = self.net.forward(self.denoiser.inputs(x, sigma))
         loss = float(self.loss.forward(y, target))
         if not math.isfinite(loss):
-            copy_all(self.good, self.tensors)
-            raise NotFiniteError(f"step {self.step + 1}: the loss is {loss}")
-        copy_all(self.tensors, self.good)
+            raise self._put_back(f"step {self.step + 1}: the loss is {loss}")
+        self._keep()
         self.optimizer.zero_grad()
         with products_in(precision):
             self.net.backward(self.loss.backward())
@@ -136,8 +136,16 @@ class Trainer:
     def check_weights(self) -> None:
         """Raises NotFiniteError, with the last good weights put back, where a step has spoilt them."""
         if not all(bool(tensor.isfinite().all()) for tensor in self.tensors):
-            copy_all(self.good, self.tensors)
-            raise NotFiniteError(f"step {self.step}: a weight is no longer finite")
+            raise self._put_back(f"step {self.step}: a weight is no longer finite")
+
+    def _keep(self) -> None:
+        copy_all(self.tensors, self.good)
+        self.good_step = self.step
+
+    def _put_back(self, problem: str) -> NotFiniteError:
+        copy_all(self.good, self.tensors)
+        self.step = self.good_step
+        return NotFiniteError(problem)
 
     # Validation --------------------------------------------------------------------------------------------
 
@@ -227,9 +235,9 @@ class Trainer:
         if self.decay:
             self.model.load_state(state.part("average"))
         self.optimizer.load_state(state.part("optimizer"))
-        copy_all(self.tensors, self.good)
         for name in PROGRESS:
             setattr(self, name, state.progress[name])
+        self._keep()
 
 
 PROGRESS = ("step", "seconds", "validated", "best", "scores", "losses")

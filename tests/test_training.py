@@ -300,6 +300,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_weights(tmp_pat
     ) as caught:
         losses.extend(record.loss for record in fit(experiment, run))
     assert all(math.isfinite(loss) for loss in losses)
+    assert load_model(run.last).meta["step"] == len(losses) - 1, "that of the weights that gave the last one"
     assert "\n" not in str(caught.value)
     for file in (run.last, run.state):
         tensors = load_model(file).net.state() if file == run.last else load_training_state(file).tensors
@@ -314,7 +315,9 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path):
     with pytest.raises(DenoiseError, match="step 1: a weight is no longer finite"):
         records.close()
     assert run.interrupted().progress["step"] == 0
-    assert load_model(run.last).net.state()["0.weight"].isfinite().all()
+    model = load_model(run.last)
+    assert model.net.state()["0.weight"].isfinite().all()
+    assert model.meta["step"] == 0
 
 
 def test_clipping_scales_all_gradients_by_one_factor():
