@@ -272,8 +272,12 @@ def flat(tree: Any, path: str = "") -> dict[str, Any]:
 def seeded(seed: int, step: int, device: torch.device) -> Iterator[None]:
     """Inside, torch's random numbers follow from seed and step; outside, nothing has changed."""
     # torch.manual_seed would do as well, were it not for the stack trace that it takes for CUDA's sake
-    on_cuda = device.type == "cuda"
-    generator = torch.cuda.default_generators[device.index or 0] if on_cuda else torch.default_generator
+    if device.type == "cuda":
+        generator = torch.cuda.default_generators[device.index or 0]
+    elif device.type == "mps":
+        generator = torch.mps._get_default_mps_generator()
+    else:
+        generator = torch.default_generator
     before = generator.get_state()
     generator.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
     try:

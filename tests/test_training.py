@@ -11,7 +11,7 @@ from denoise_cli.config import Experiment
 from denoise_cli.data.batches import Batch
 from denoise_cli.errors import DenoiseError, UsageError
 from denoise_cli.runs import COLUMNS, RunFolder
-from denoise_cli.trainer import Trainer, clip_gradients
+from denoise_cli.trainer import Trainer, clip_gradients, seeded
 from denoise_cli.training import StepRecord, ValidationRecord, fit
 
 
@@ -251,6 +251,19 @@ def test_a_run_of_many_steps_can_be_resumed(tmp_path):
     again = RunFolder(run.path)
     again.begin(tiny(), step=step)
     assert [row["step"] for row in again.rows] == [str(step)]
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_random_numbers_follow_from_seed_and_step_on_the_device_in_use(device, monkeypatch):
+    generators = {"cpu": torch.default_generator, "mps": torch.Generator()}
+    monkeypatch.setattr(torch.mps, "_get_default_mps_generator", lambda: generators["mps"])
+    used, before = generators[device], {name: each.get_state() for name, each in generators.items()}
+    draws = []
+    for step in (3, 3, 4):
+        with seeded(1, step, torch.device(device)):
+            draws.append(torch.rand(5, generator=used).tolist())
+    assert draws[0] == draws[1] != draws[2]
+    assert all(torch.equal(each.get_state(), before[name]) for name, each in generators.items())
 
 
 def test_a_used_folder_is_refused(tmp_path):
