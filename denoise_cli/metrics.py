@@ -76,7 +76,7 @@ def ssim(a: Pixels, b: Pixels) -> float:
     if min(inside) < 1:
         return math.nan
     bands = (slice(rows.start, rows.stop + 10) for rows in _bands(inside))
-    return math.fsum(_likeness(a[rows], b[rows]) for rows in bands) / math.prod(inside)
+    return float(math.fsum(_likeness(a[rows], b[rows]) for rows in bands) / math.prod(inside))
 
 
 def _likeness(a: Pixels, b: Pixels) -> float:
