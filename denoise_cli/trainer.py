@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -271,19 +271,21 @@ def flat(tree: Any, path: str = "") -> dict[str, Any]:
 @contextmanager
 def seeded(seed: int, step: int, device: torch.device) -> Iterator[None]:
     """Inside, torch's random numbers follow from seed and step; outside, nothing has changed."""
-    # torch.manual_seed would do as well, were it not for the stack trace that it takes for CUDA's sake
-    if device.type == "cuda":
-        generator = torch.cuda.default_generators[device.index or 0]
-    elif device.type == "mps":
-        generator = torch.mps._get_default_mps_generator()
+    number = int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+    put_back: Callable[[Tensor], object]
+    if device.type == "mps":
+        before, put_back = torch.mps.get_rng_state(), torch.mps.set_rng_state
+        torch.mps.manual_seed(number)
     else:
-        generator = torch.default_generator
-    before = generator.get_state()
-    generator.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
+        # torch.manual_seed would do as well, were it not for the stack trace that it takes for CUDA's sake
+        on_cuda = device.type == "cuda"
+        generator = torch.cuda.default_generators[device.index or 0] if on_cuda else torch.default_generator
+        before, put_back = generator.get_state(), generator.set_state
+        generator.manual_seed(number)
     try:
         yield
     finally:
-        generator.set_state(before)
+        put_back(before)
 
 
 def copy_all(source: Sequence[Tensor], target: Sequence[Tensor]) -> None:

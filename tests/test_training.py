@@ -256,7 +256,9 @@ def test_a_run_of_many_steps_can_be_resumed(tmp_path):
 @pytest.mark.parametrize("device", ["cpu", "mps"])
 def test_random_numbers_follow_from_seed_and_step_on_the_device_in_use(device, monkeypatch):
     generators = {"cpu": torch.default_generator, "mps": torch.Generator()}
-    monkeypatch.setattr(torch.mps, "_get_default_mps_generator", lambda: generators["mps"])
+    monkeypatch.setattr(torch.mps, "get_rng_state", generators["mps"].get_state)
+    monkeypatch.setattr(torch.mps, "manual_seed", generators["mps"].manual_seed)
+    monkeypatch.setattr(torch.mps, "set_rng_state", generators["mps"].set_state)
     used, before = generators[device], {name: each.get_state() for name, each in generators.items()}
     draws = []
     for step in (3, 3, 4):
