@@ -59,7 +59,7 @@ def load_model(name_or_path: str | Path, device: str | torch.device = "cpu") -> 
 
     Raises UsageError where there is no such model, DenoiseError where the file is not a model.
     """
-    with _find(name_or_path) as path:
+    with find_model(name_or_path) as path:
         return read_model(path, device)
 
 
@@ -91,8 +91,8 @@ def shipped_models() -> dict[str, Traversable]:
 
 
 @contextmanager
-def _find(name_or_path: str | Path) -> Iterator[Path]:
-    """The model file that a user means."""
+def find_model(name_or_path: str | Path) -> Iterator[Path]:
+    """The model file that a user means. Raises UsageError as `load_model`."""
     text, path = str(name_or_path), Path(name_or_path)
     shipped = shipped_models()
     if text in shipped:

@@ -62,11 +62,10 @@ class Denoiser:
         """Denoised pictures (N, C, H, W) of noisy ones, neither clipped nor rounded; any height and width.
 
         C may differ from the network's: a gray picture becomes equal channels whose results are averaged, a
-        network for gray pictures takes every channel by itself. Equal channels are a gray picture.
+        network for gray pictures takes every channel by itself. Whether equal channels are a gray picture, a
+        part of it cannot tell: whoever has the whole asks `windows.is_gray`, and gives one channel.
         """
         channels = x.shape[1]
-        if channels > 1 and torch.equal(x[:, 1:], x[:, :1].expand_as(x[:, 1:])):
-            return self.predict(x[:, :1], sigma).repeat(1, channels, 1, 1)
         if channels == self.channels:
             return self._predict(x, sigma)
         if channels == 1:

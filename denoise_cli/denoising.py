@@ -6,6 +6,7 @@ does not grow with the picture.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ from denoise_cli.hardware import free_memory, ran_out_of_memory
 from denoise_cli.images.picture import Picture
 from denoise_cli.nn.build import summary
 from denoise_cli.tiling import Box, Overlap
-from denoise_cli.windows import ArraySource, Pixels, Sink, Source
+from denoise_cli.windows import ArraySource, Pixels, Sink, Source, is_gray
 
 Progress = Callable[[int, int], None]
 """Called after every tile: pixels done, pixels of all."""
@@ -48,13 +49,13 @@ class Settings:
 
     `sigma`: the noise level on the 0-255 scale; None measures it. `strength`: 0 to 2, see `blending`. `luma`,
     `chroma`: strengths of brightness and of colour alone; None is `strength`. `sigma_map`: a gray picture of
-    the same size, where white means `sigma`, gray that part of it, and black leaves a pixel as it is.
-    `ensemble`: the mean of the network's answers to the eight flips and turns of the picture. `tile`: height
-    and width of what is computed at once, overlap not counted; "auto" fits it to the free memory, "off" takes
-    the picture whole. `keep_mean`: brightness and colour stay as they are in every place; False takes the
-    bare answer of the network.
+    the same size, where white means `sigma`, gray that part of it, and black leaves a pixel as it is; or
+    an array (H, W) or (H, W, 1) of it. `ensemble`: the mean of the network's answers to the eight flips and
+    turns of the picture. `tile`: height and width of what is computed at once, overlap not counted; "auto"
+    fits it to the free memory, "off" takes the picture whole. `keep_mean`: brightness and colour stay as they
+    are in every place; False takes the bare answer of the network.
 
-    Raises UsageError for a value out of range.
+    Raises UsageError for a value out of range, or of another kind.
     """
 
     sigma: float | None = None
@@ -67,11 +68,15 @@ class Settings:
     keep_mean: bool = True
 
     def __post_init__(self) -> None:
-        _check("sigma", self.sigma, MAX_SIGMA)
-        for name in ("strength", "luma", "chroma"):
-            _check(name, getattr(self, name), MAX_STRENGTH)
-        if not isinstance(self.tile, str) and self.tile < 1:
-            raise UsageError(f"tile must be at least 1 pixel, auto or off; it is {self.tile}")
+        _check("strength", self.strength, MAX_STRENGTH)
+        for name, most in (("sigma", MAX_SIGMA), ("luma", MAX_STRENGTH), ("chroma", MAX_STRENGTH)):
+            if getattr(self, name) is not None:
+                _check(name, getattr(self, name), most)
+        whole = isinstance(self.tile, Integral) and self.tile >= 1
+        if not whole and self.tile not in ("auto", "off"):
+            raise UsageError(f"tile must be at least 1 pixel, auto or off; it is {self.tile!r}")
+        if self.sigma_map is not None:
+            object.__setattr__(self, "sigma_map", _map(self.sigma_map))
 
     @property
     def blend(self) -> Blend:
@@ -85,9 +90,25 @@ class Settings:
         return self.blend.luma == self.blend.chroma == 0
 
 
-def _check(name: str, value: float | None, most: float) -> None:
-    if value is not None and not 0 <= value <= most:
-        raise UsageError(f"{name} must be between 0 and {most:g}; it is {value:g}")
+def _check(name: str, value: Any, most: float) -> None:
+    if not isinstance(value, Real) or not 0 <= float(value) <= most:
+        shown = f"{float(value):g}" if isinstance(value, Real) else repr(value)
+        raise UsageError(f"{name} must be between 0 and {most:g}; it is {shown}")
+
+
+def _map(given: Any) -> Source:
+    """A sigma map as a source. Raises UsageError for what is none."""
+    if isinstance(given, np.ndarray):
+        known = given.dtype in (np.uint8, np.uint16) or np.issubdtype(given.dtype, np.floating)
+        array = given[..., None] if given.ndim == 2 else given
+        given = ArraySource(array) if known and array.ndim == 3 else None
+    if getattr(given, "channels", None) != 1:
+        raise UsageError(
+            "sigma_map must be a gray picture, or an array (H, W) or (H, W, 1) of uint8, uint16 or floating"
+            " numbers"
+        )
+    source: Source = given
+    return source
 
 
 @dataclass(frozen=True)
@@ -187,6 +208,8 @@ def _denoise(
         raise UsageError(f"the sigma map is {sizes}: they must be alike")
     blend = settings.blend
     overlap = Overlap.of(blend.margin(denoiser), denoiser.reach.period)
+    # Decided for the whole picture: a gray tile of one in colour must be computed as its neighbours are.
+    channels = 1 if is_gray(source) else source.channels
 
     def tensor(read_from: Source, box: Box) -> Tensor:
         pixels = torch.from_numpy(read_from.window(box.y0, box.y1, box.x0, box.x1))
@@ -195,8 +218,9 @@ def _denoise(
     def compute(box: Box) -> None:
         read = overlap.around(box, whole) if overlap else whole
         scale = tensor(mask, read) if mask is not None else None
-        y = blend.apply(denoiser, tensor(source, read), noise.sigma, scale)
-        sink[box.slices] = y[0].permute(1, 2, 0)[box.inside(read).slices].cpu().numpy()
+        y = blend.apply(denoiser, tensor(source, read)[:, :channels], noise.sigma, scale)
+        y = y[0].expand(source.channels, -1, -1).permute(1, 2, 0)
+        sink[box.slices] = y[box.inside(read).slices].cpu().numpy()
 
     done = 0
     for box in _tiles(denoiser, overlap, whole, settings, samples):

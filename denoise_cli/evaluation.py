@@ -22,6 +22,7 @@ from denoise_cli.errors import UsageError
 from denoise_cli.estimation import ESTIMATORS
 from denoise_cli.images import read_picture
 from denoise_cli.metrics import decibels, mse, psnr_pooled, round_to_8_bits, ssim
+from denoise_cli.windows import ArraySource, is_gray
 
 Pixels = NDArray[np.float32]
 
@@ -46,7 +47,8 @@ class Pair:
 class ImageScore:
     """The figures of one picture: `sigma` is what the model was told, `values` how many values it has.
 
-    The noisy picture is measured as it is, neither clipped nor rounded, the result after rounding to 8 bits.
+    The noisy picture's MSE is that of the picture as it is, neither clipped nor rounded; all else is measured
+    after rounding to 8 bits.
     """
 
     name: str
@@ -89,14 +91,15 @@ class Denoised:
 
     def score(self) -> ImageScore:
         noisy, clean = self.pair.noisy, self.pair.clean
+        result = round_to_8_bits(self.pixels)
         return ImageScore(
             name=self.pair.name,
             sigma=self.sigma,
             values=clean.size,
             noisy_mse=mse(noisy, clean),
-            mse=mse(round_to_8_bits(self.pixels), clean),
-            noisy_ssim=ssim(noisy, clean),
-            ssim=ssim(self.pixels, clean),
+            mse=mse(result, clean),
+            noisy_ssim=ssim(round_to_8_bits(noisy), clean),
+            ssim=ssim(result, clean),
         )
 
 
@@ -188,13 +191,12 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _groups(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
-    """Neighbours of one size, as many as are denoised together."""
+    """Neighbours of one size, all gray or all in colour, as many as are denoised together."""
     group: list[Pair] = []
+    kind = None
     for pair in pairs:
-        full = group and (
-            pair.noisy.shape != group[0].noisy.shape or (len(group) + 1) * pair.noisy[..., 0].size > AT_ONCE
-        )
-        if full:
+        before, kind = kind, (pair.noisy.shape, is_gray(ArraySource(pair.noisy)))
+        if group and (kind != before or (len(group) + 1) * pair.noisy[..., 0].size > AT_ONCE):
             yield group
             group = []
         group.append(pair)
@@ -215,8 +217,12 @@ def _predict(denoiser: Denoiser, group: list[Pair], sigmas: list[float | None]) 
         bare, noise = Settings(keep_mean=False), Noise(sigmas[0] or 0.0)
         return [denoise_pixels(denoiser, group[0].noisy, bare, noise=noise)]
     x = torch.stack([torch.from_numpy(pair.noisy).permute(2, 0, 1) for pair in group])
+    channels = x.shape[1]
+    if is_gray(ArraySource(group[0].noisy)):
+        x = x[:, :1]
     told = torch.tensor(sigmas) if denoiser.noise_level else None
-    return [_pixels(y) for y in denoiser.predict(x.to(denoiser.device), told).cpu()]
+    results = denoiser.predict(x.to(denoiser.device), told).cpu()
+    return [_pixels(y) for y in results.expand(-1, channels, -1, -1)]
 
 
 def _pixels(picture: Tensor) -> Pixels:

@@ -13,6 +13,7 @@ from denoise_cli.nn.precision import PRECISIONS, Precision
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 _UNKNOWN = 2 * 2**30
+_CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -58,11 +59,14 @@ def _available() -> int | None:
 
 
 def _left_in_container() -> int | None:
-    """What the control group of a container leaves to it."""
+    """What the control group of a container leaves to it, counting files that the system would drop."""
     try:
-        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text() for name in ("max", "current"))
-        return max(0, int(limit) - int(used))
-    except (OSError, ValueError):  # no such group, or no limit ("max")
+        limit, used, figures = (
+            (_CONTROL_GROUP / f"memory.{name}").read_text() for name in ("max", "current", "stat")
+        )
+        cached = dict(line.split() for line in figures.splitlines())["inactive_file"]
+        return max(0, int(limit) - int(used) + int(cached))
+    except (OSError, ValueError, KeyError):  # no such group, or no limit ("max")
         return None
 
 
@@ -72,7 +76,7 @@ def give_back_memory() -> None:
     After tiles of many sizes that is a few hundred megabytes, which a large picture needs for being written.
     """
     memory.let_go()
-    with suppress(OSError, AttributeError):  # the C library is another than glibc
+    with suppress(OSError, AttributeError, TypeError):  # another C library than glibc, or Windows
         ctypes.CDLL(None).malloc_trim(0)
 
 
@@ -80,6 +84,5 @@ def ran_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory was not enough, on the CPU or on a device."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and (
-        "allocate memory" in str(error) or "out of memory" in str(error).lower()
-    )
+    words = ("allocate memory", "not enough memory", "out of memory")  # Linux and macOS, Windows, devices
+    return isinstance(error, RuntimeError) and any(each in str(error).lower() for each in words)

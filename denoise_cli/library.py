@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from denoise_cli.checkpoint import load_model
+from denoise_cli.checkpoint import find_model, read_model
 from denoise_cli.denoiser import Denoiser
 from denoise_cli.denoising import Settings, denoise_pixels
 from denoise_cli.errors import UsageError
@@ -41,9 +41,16 @@ def denoise_any(image: T, model: str | Path | Denoiser | None = None, **settings
     return result  # type: ignore[no-any-return]
 
 
-@lru_cache(maxsize=2)
 def _loaded(name: str) -> Denoiser:
-    return load_model(name)
+    with find_model(name) as path:
+        status = path.stat()
+        return _read(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=2)
+def _read(path: Path, _changed: int, _size: int) -> Denoiser:
+    """The model of a file, kept until the file is another."""
+    return read_model(path)
 
 
 def _image(denoiser: Denoiser, image: Image.Image, settings: Settings) -> Image.Image:
@@ -61,7 +68,7 @@ def _image(denoiser: Denoiser, image: Image.Image, settings: Settings) -> Image.
 
 
 def _tensor(denoiser: Denoiser, tensor: Tensor, settings: Settings) -> Tensor:
-    if tensor.dim() == 4:
+    if tensor.dim() == 4 and len(tensor):
         return torch.stack([_tensor(denoiser, each, settings) for each in tensor])
     if tensor.dim() not in (2, 3) or (tensor.dim() == 3 and tensor.shape[0] not in _CHANNELS):
         raise UsageError(

@@ -96,7 +96,8 @@ class RunFolder:
 
     def log(self, row: Row) -> None:
         """Adds a row to metrics.csv."""
-        self.rows.append({column: f"{row[column]:.7g}" if column in row else "" for column in COLUMNS})
+        written = {column: f"{row[column]:.7g}" if column in row else "" for column in COLUMNS}
+        self.rows.append(written | {"step": f"{row['step']:.0f}"})
         with replacing(self.metrics) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()

@@ -1,7 +1,8 @@
 """YAML without its traps, and `--set key=value` on top of it.
 
 Words mean what YAML 1.2 says: `1e-4` is a number, `yes`, `no`, `on` and `off` are texts, `010` is ten, a date
-is a text. A repeated key is an error, where PyYAML would let the last one win.
+is a text. But `0x10` and `0o7` are texts here. A repeated key is an error, where PyYAML would let the last
+one win.
 """
 
 import re
@@ -21,7 +22,8 @@ _WORDS = [
     ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
     ("float", r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+."),
 ]
-"""The words that are not texts: kind, pattern, first characters. From the core schema of YAML 1.2."""
+"""The words that are not texts: kind, pattern, first characters. The core schema of YAML 1.2, but for its
+hexadecimal and octal numbers."""
 
 _KEY = re.compile(r"\w+(\.\w+|\[\d+\])*")
 

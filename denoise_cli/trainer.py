@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -83,7 +83,8 @@ class Trainer:
             self.model.load_state(self.net.state())
         self.net.skip_input_gradient()
         self.tensors = list(self.net.state().values())
-        self.good = [tensor.clone() for tensor in self.tensors]  # as of the last finite loss
+        self.good = [tensor.clone() for tensor in self.tensors]  # those that gave the last finite loss
+        self.good_step = 0
 
         self.loss = experiment.build_loss()
         self.optimizer = experiment.build_optimizer(self.net.param())
@@ -115,9 +116,8 @@ class Trainer:
             y = self.net.forward(self.denoiser.inputs(x, sigma))
         loss = float(self.loss.forward(y, target))
         if not math.isfinite(loss):
-            copy_all(self.good, self.tensors)
-            raise NotFiniteError(f"step {self.step + 1}: the loss is {loss}")
-        copy_all(self.tensors, self.good)
+            raise self._put_back(f"step {self.step + 1}: the loss is {loss}")
+        self._keep()
         self.optimizer.zero_grad()
         with products_in(precision):
             self.net.backward(self.loss.backward())
@@ -136,8 +136,16 @@ class Trainer:
     def check_weights(self) -> None:
         """Raises NotFiniteError, with the last good weights put back, where a step has spoilt them."""
         if not all(bool(tensor.isfinite().all()) for tensor in self.tensors):
-            copy_all(self.good, self.tensors)
-            raise NotFiniteError(f"step {self.step}: a weight is no longer finite")
+            raise self._put_back(f"step {self.step}: a weight is no longer finite")
+
+    def _keep(self) -> None:
+        copy_all(self.tensors, self.good)
+        self.good_step = self.step
+
+    def _put_back(self, problem: str) -> NotFiniteError:
+        copy_all(self.good, self.tensors)
+        self.step = self.good_step
+        return NotFiniteError(problem)
 
     # Validation --------------------------------------------------------------------------------------------
 
@@ -227,9 +235,9 @@ class Trainer:
         if self.decay:
             self.model.load_state(state.part("average"))
         self.optimizer.load_state(state.part("optimizer"))
-        copy_all(self.tensors, self.good)
         for name in PROGRESS:
             setattr(self, name, state.progress[name])
+        self._keep()
 
 
 PROGRESS = ("step", "seconds", "validated", "best", "scores", "losses")
@@ -263,15 +271,21 @@ def flat(tree: Any, path: str = "") -> dict[str, Any]:
 @contextmanager
 def seeded(seed: int, step: int, device: torch.device) -> Iterator[None]:
     """Inside, torch's random numbers follow from seed and step; outside, nothing has changed."""
-    # torch.manual_seed would do as well, were it not for the stack trace that it takes for CUDA's sake
-    on_cuda = device.type == "cuda"
-    generator = torch.cuda.default_generators[device.index or 0] if on_cuda else torch.default_generator
-    before = generator.get_state()
-    generator.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
+    number = int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+    put_back: Callable[[Tensor], object]
+    if device.type == "mps":
+        before, put_back = torch.mps.get_rng_state(), torch.mps.set_rng_state
+        torch.mps.manual_seed(number)
+    else:
+        # torch.manual_seed would do as well, were it not for the stack trace that it takes for CUDA's sake
+        on_cuda = device.type == "cuda"
+        generator = torch.cuda.default_generators[device.index or 0] if on_cuda else torch.default_generator
+        before, put_back = generator.get_state(), generator.set_state
+        generator.manual_seed(number)
     try:
         yield
     finally:
-        generator.set_state(before)
+        put_back(before)
 
 
 def copy_all(source: Sequence[Tensor], target: Sequence[Tensor]) -> None:

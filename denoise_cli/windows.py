@@ -56,3 +56,15 @@ class ArraySource:
         if np.issubdtype(self.array.dtype, np.integer):
             pixels /= np.float32(np.iinfo(self.array.dtype).max)
         return pixels
+
+
+_ROWS = 256
+
+
+def is_gray(source: Source) -> bool:
+    """Whether a picture has one channel, or channels that are equal everywhere."""
+    bands = (
+        source.window(y, min(y + _ROWS, source.height), 0, source.width)
+        for y in range(0, source.height, _ROWS)
+    )
+    return source.channels == 1 or all(bool(np.all(band[..., 1:] == band[..., :1])) for band in bands)

@@ -349,6 +349,24 @@ def test_gray_pictures_through_a_colour_network():
     np.testing.assert_allclose(denoise_pixels(BLIND, x), x - taken(x) / 2, atol=1e-6)
 
 
+def test_equal_channels_are_a_gray_picture():
+    gray = picture(50, 40, channels=1)
+    settings = Settings(sigma=20, tile=16)
+    expected = denoise_pixels(denoiser(), gray, settings)
+    result = denoise_pixels(denoiser(), np.repeat(gray, 3, axis=2), settings)
+    np.testing.assert_allclose(result, np.repeat(expected, 3, axis=2), atol=1e-6)
+
+
+def test_a_gray_part_of_a_colour_picture_shows_no_seam():
+    mixed = np.repeat(picture(60, 200, channels=1), 3, axis=2)
+    mixed[:, 190:] = picture(60, 10)
+    results = [
+        denoise_pixels(denoiser(), mixed, Settings(sigma=25, tile=tile, keep_mean=False))
+        for tile in (32, "off")
+    ]
+    np.testing.assert_allclose(*results, atol=1e-5)
+
+
 def test_the_given_sigma_overrules_the_estimate():
     noisy = np.random.default_rng(0).normal(0.5, 0.04, (200, 200, 3))
     assert measure_noise(TOLD, ArraySource(noisy), Settings(sigma=12)) == Noise(12)

@@ -100,6 +100,13 @@ def test_pictures_of_one_size_go_together_and_come_back_in_order(denoiser, photo
         np.testing.assert_allclose(denoised.pixels, denoised.pair.noisy / 2, atol=1e-6)
 
 
+def test_a_gray_picture_beside_one_in_colour_is_still_gray(denoiser, photos):
+    colour, other = ((photos[name] / 255).astype(np.float32) for name in "ab")
+    gray = np.repeat(other[..., :1], 3, axis=2)
+    list(evaluate(denoiser, [Pair("", x, x, 10.0) for x in (gray, colour, gray)]))
+    assert denoiser.net.told == pytest.approx([10 * 3**0.5, 10, 10 * 3**0.5])
+
+
 def test_a_large_picture_in_tiles_gives_the_same(denoiser, photos, monkeypatch):
     clean = (photos["a"] / 255).astype(np.float32)
     pair = Pair("a", clean, clean, 10.0)

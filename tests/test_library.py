@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 
 from denoise_cli import denoise
+from denoise_cli.checkpoint import save_model
+from denoise_cli.config import Experiment
 from denoise_cli.denoiser import Denoiser
 from denoise_cli.errors import UsageError
 from denoise_cli.nn.module import Module
@@ -71,6 +73,20 @@ def test_pil_images(mode):
     assert np.array_equal(after[..., colours:], samples[..., colours:])
 
 
+def test_a_model_saved_again_is_read_again(tmp_path):
+    experiment = Experiment.load(
+        {"model": [{"conv2d": {"in_channels": 3, "out_channels": 3, "kernel_size": 1}}]}
+    )
+    net, path, x = experiment.build_model(), tmp_path / "model.safetensors", RNG.random((6, 5, 3))
+    results = []
+    for weight in (0.5, 0.25):
+        for value, _ in net.param():
+            value.fill_(weight)
+        save_model(path, net, experiment, {})
+        results.append(denoise(x, model=path))
+    assert not np.allclose(*results)
+
+
 def test_settings_are_those_of_the_command():
     x = RNG.random((6, 5, 3))
     expected = halved(x, (0, 1))
@@ -89,12 +105,44 @@ def test_settings_are_those_of_the_command():
         (np.zeros((5, 5), np.int32), "int32"),
         (np.zeros((5, 5), bool), "bool"),
         (torch.zeros(5, 6, 7), "5, 6, 7"),
+        (torch.zeros(0, 3, 32, 32), "0, 3, 32, 32"),
         (Image.new("CMYK", (4, 4)), "CMYK"),
     ],
 )
 def test_what_is_no_picture_is_refused_in_words(image, message):
     with pytest.raises(UsageError, match=message):
         denoise(image, model=HALF)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"tile": "foo"},
+        {"tile": None},
+        {"tile": 8.5},
+        {"strength": "1"},
+        {"strength": None},
+        {"luma": "1"},
+        {"sigma": "25"},
+        {"sigma": float("nan")},
+        {"sigma_map": "map.png"},
+        {"sigma_map": np.ones((6, 5, 3))},
+        {"sigma_map": np.ones((6, 5), int)},
+        {"sigma_map": np.ones((4, 5))},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_by_name(wrong):
+    with pytest.raises(UsageError, match=next(iter(wrong)).replace("_", "[_ ]")):
+        denoise(RNG.random((6, 5, 3)), model=HALF, **wrong)
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 1)])
+def test_a_sigma_map_may_be_an_array(shape):
+    x, scale = RNG.random((6, 5, 3)), np.zeros(shape, np.uint8)
+    scale[:3] = 255
+    y = denoise(x, model=HALF, sigma_map=scale)
+    np.testing.assert_allclose(y[:3], halved(x, (0, 1))[:3], rtol=1e-6)
+    np.testing.assert_allclose(y[3:], x[3:], rtol=1e-6)
 
 
 def test_importing_the_package_imports_nothing_heavy():

@@ -1,12 +1,14 @@
 """PSNR and SSIM against scikit-image and by hand."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 from skimage.data import astronaut
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from denoise_cli import metrics
 from denoise_cli.metrics import decibels, mse, psnr, psnr_pooled, round_to_8_bits, ssim
 
 
@@ -34,7 +36,8 @@ def test_psnr_by_hand():
 
 def test_identical_pictures_have_an_infinite_psnr(clean):
     assert psnr(clean, clean) == math.inf
-    assert psnr(clean * np.float32(1 - 1e-7), clean) == math.inf, "float32 rounding is no difference"
+    assert psnr(clean * np.float32(1 - 1e-7), clean) == math.inf
+    assert decibels(mse(clean * np.float32(1 - 1e-7), clean)) == math.inf, "float32 rounding is no difference"
     assert psnr(clean + 0.4 / 255 * (clean < 0.5), clean) == pytest.approx(math.inf), "rounding hides it"
 
 
@@ -63,7 +66,7 @@ def test_ssim_is_the_papers(clean, noisy, channels):
     a, b = noisy[..., :channels], clean[..., :channels]
     means = [
         structural_similarity(
-            round_to_8_bits(a[..., c]),
+            a[..., c].astype(float),
             b[..., c].astype(float),
             data_range=1.0,
             gaussian_weights=True,
@@ -72,8 +75,34 @@ def test_ssim_is_the_papers(clean, noisy, channels):
         for c in range(channels)
     ]
     assert ssim(a, b) == pytest.approx(np.mean(means), abs=1e-7)
-    assert ssim(b, b) == pytest.approx(1)
+    assert ssim(b, b) == 1
+
+
+def test_16_bit_pictures_are_measured_as_they_are(clean):
+    deep = clean + np.float32(90 / 65535)
+    assert ssim(deep, deep) == 1
+    assert mse(deep, deep) == 0
+    other = np.zeros((1000, 1000, 3), np.float32)
+    other[3, 4, 1] = 1 / 65535
+    assert 0 < mse(other, np.zeros_like(other)) < 1e-16
+    assert decibels(mse(other, np.zeros_like(other))) < 170
 
 
 def test_ssim_of_a_picture_smaller_than_its_window_is_undefined(clean):
     assert math.isnan(ssim(clean[:8], clean[:8]))
+
+
+def test_a_large_picture_is_measured_by_bands(clean, noisy, monkeypatch):
+    monkeypatch.setattr(metrics, "BAND", 2**15)
+    a, b = (np.tile(x, (8, 4, 1)).astype(np.float32) for x in (noisy, clean))
+    whole = structural_similarity(
+        *(x.astype(float) for x in (a, b)),
+        **{"data_range": 1.0, "channel_axis": -1, "gaussian_weights": True, "use_sample_covariance": False},
+    )
+    error = np.mean((a.astype(float) - b) ** 2)
+    tracemalloc.start()
+    assert ssim(a, b) == pytest.approx(whole, rel=1e-12)
+    assert mse(a, b) == pytest.approx(error, rel=1e-12)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 12 * a.size

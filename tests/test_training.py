@@ -11,7 +11,7 @@ from denoise_cli.config import Experiment
 from denoise_cli.data.batches import Batch
 from denoise_cli.errors import DenoiseError, UsageError
 from denoise_cli.runs import COLUMNS, RunFolder
-from denoise_cli.trainer import Trainer, clip_gradients
+from denoise_cli.trainer import Trainer, clip_gradients, seeded
 from denoise_cli.training import StepRecord, ValidationRecord, fit
 
 
@@ -244,6 +244,30 @@ def test_training_does_not_touch_torchs_own_random_numbers(tmp_path):
     assert torch.equal(torch.rand(3), expected)
 
 
+def test_a_run_of_many_steps_can_be_resumed(tmp_path):
+    run, step = RunFolder(tmp_path / "run"), 12_345_678
+    run.begin(tiny(), step=0)
+    run.log({"step": step, "loss": 0.1})
+    again = RunFolder(run.path)
+    again.begin(tiny(), step=step)
+    assert [row["step"] for row in again.rows] == [str(step)]
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_random_numbers_follow_from_seed_and_step_on_the_device_in_use(device, monkeypatch):
+    generators = {"cpu": torch.default_generator, "mps": torch.Generator()}
+    monkeypatch.setattr(torch.mps, "get_rng_state", generators["mps"].get_state)
+    monkeypatch.setattr(torch.mps, "manual_seed", generators["mps"].manual_seed)
+    monkeypatch.setattr(torch.mps, "set_rng_state", generators["mps"].set_state)
+    used, before = generators[device], {name: each.get_state() for name, each in generators.items()}
+    draws = []
+    for step in (3, 3, 4):
+        with seeded(1, step, torch.device(device)):
+            draws.append(torch.rand(5, generator=used).tolist())
+    assert draws[0] == draws[1] != draws[2]
+    assert all(torch.equal(each.get_state(), before[name]) for name, each in generators.items())
+
+
 def test_a_used_folder_is_refused(tmp_path):
     run = RunFolder(tmp_path / "run")
     run.refuse_if_used()
@@ -291,6 +315,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_weights(tmp_pat
     ) as caught:
         losses.extend(record.loss for record in fit(experiment, run))
     assert all(math.isfinite(loss) for loss in losses)
+    assert load_model(run.last).meta["step"] == len(losses) - 1, "that of the weights that gave the last one"
     assert "\n" not in str(caught.value)
     for file in (run.last, run.state):
         tensors = load_model(file).net.state() if file == run.last else load_training_state(file).tensors
@@ -305,7 +330,9 @@ def test_weights_that_are_not_finite_are_never_written(tmp_path):
     with pytest.raises(DenoiseError, match="step 1: a weight is no longer finite"):
         records.close()
     assert run.interrupted().progress["step"] == 0
-    assert load_model(run.last).net.state()["0.weight"].isfinite().all()
+    model = load_model(run.last)
+    assert model.net.state()["0.weight"].isfinite().all()
+    assert model.meta["step"] == 0
 
 
 def test_clipping_scales_all_gradients_by_one_factor():

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, JpegImagePlugin
 from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped, unused-ignore]
 from torch import Tensor
 
@@ -174,7 +174,7 @@ class SaltPepper(Noise):
 
 
 class Jpeg(Noise):
-    """Rounding to 8 bits and JPEG compression of this `quality` (1 to 95), chroma at half the resolution."""
+    """Rounding to 8 bits and JPEG compression of this `quality` (1 to 100), chroma at half the resolution."""
 
     def __init__(self, *, quality: Range = (30.0, 90.0)) -> None:
         self.quality = checked("quality", quality, least=1.0, most=100.0)
@@ -262,7 +262,9 @@ def jpeg(x: Pixels, quality: int) -> Pixels:
     file = io.BytesIO()
     pixels = to_bytes(x)
     Image.fromarray(pixels if x.shape[2] == 3 else pixels[..., 0]).save(file, "JPEG", quality=quality)
-    with Image.open(file) as image:
+    file.seek(0)
+    # Image.open would take a large picture for an attack.
+    with JpegImagePlugin.JpegImageFile(file) as image:
         return from_bytes(np.asarray(image).reshape(x.shape))
 
 

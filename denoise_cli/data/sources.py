@@ -14,7 +14,9 @@ from torch import Tensor
 
 from denoise_cli.data.noise_models import to_bytes
 from denoise_cli.errors import DenoiseError, UsageError
-from denoise_cli.images import SUFFIXES, read_array
+from denoise_cli.images import SUFFIXES, read_picture
+from denoise_cli.images.picture import COLOR_SAMPLES
+from denoise_cli.images.reading import with_channels
 
 Bytes = NDArray[np.uint8]
 """(H, W, C)."""
@@ -135,7 +137,11 @@ def decode_all(folder: Path, files: Sequence[Path], channels: int) -> list[Bytes
 
 def decode(file: Path, channels: int) -> Bytes:
     """One file as bytes (H, W, channels)."""
-    return to_bytes(read_array(file, channels))
+    picture = read_picture(file)
+    if picture.samples.dtype == np.uint8 and COLOR_SAMPLES[picture.color] == channels:
+        # As they are: float pixels between would take several times the memory.
+        return np.ascontiguousarray(picture.samples[..., :channels])
+    return to_bytes(with_channels(picture.pixels, channels))
 
 
 def as_float(pixels: Bytes) -> Tensor:

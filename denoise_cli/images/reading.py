@@ -60,10 +60,17 @@ def read_pages(source: str | Path | bytes, *, name: str | None = None) -> list[P
 def read_array(path: str | Path, channels: int) -> Pixels:
     """A picture's pixels alone, float32 (H, W, channels) in [0, 1]: for training and for comparing.
 
-    Colour becomes gray as luma (ITU-R BT.601, the protocol of the gray benchmarks), gray becomes three equal
-    channels. Alpha, profile and orientation are ignored.
+    Alpha, profile and orientation are ignored.
     """
-    pixels = read_picture(path).pixels
+    return with_channels(read_picture(path).pixels, channels)
+
+
+def with_channels(pixels: Pixels, channels: int) -> Pixels:
+    """Pixels in colour or gray: (H, W, 1 or 3) -> (H, W, channels).
+
+    Colour becomes gray as luma (ITU-R BT.601, the protocol of the gray benchmarks), gray becomes three equal
+    channels.
+    """
     if channels == pixels.shape[2]:
         return pixels
     return pixels @ _LUMA if channels == 1 else np.repeat(pixels, 3, axis=2)
@@ -102,7 +109,8 @@ def _read_file(path: Path, name: str) -> bytes:
     try:
         # Without O_NONBLOCK a pipe nobody writes to would be waited for here.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        with os.fdopen(descriptor, "rb") as file:
+        # Unbuffered, because a buffer would have to be joined with the rest, which takes the file twice.
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
@@ -110,7 +118,10 @@ def _read_file(path: Path, name: str) -> bytes:
             if status.st_size > _MAX_BYTES:
                 raise DenoiseError(f"{name}: is larger than {_MAX_BYTES // 2**30} GB")
             head = file.read(12)
-            return head if sniff(head) is None else head + file.read()
+            if sniff(head) is None:
+                return head
+            file.seek(0)
+            return file.read()
     except OSError as error:
         if error.errno == errno.EISDIR or path.is_dir():
             raise DenoiseError(f"{name}: is a folder") from error

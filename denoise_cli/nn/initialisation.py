@@ -15,51 +15,43 @@ nothing at first: the last one of a residual body, which then starts as the iden
 import math
 from typing import Literal
 
-from torch import Generator, Tensor
+from torch import Tensor
 
 Initialisation = Literal["torch", "he", "lecun", "zeros"]
 
 
-def initialise(
-    name: Initialisation,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    fan_in: int | None = None,
-    generator: Generator | None = None,
-) -> None:
-    """Fills `weight`, then `bias`, in place.
+def initialise(name: Initialisation, weight: Tensor, bias: Tensor | None = None) -> None:
+    """Fills `weight`, then `bias`, in place; `torch.manual_seed` governs the numbers.
 
-    Without `fan_in` it is the size of `weight[0]`, as torch.nn counts it. Without a generator the numbers
-    come from torch's own, so that `torch.manual_seed` governs them.
+    fan_in is the size of `weight[0]`, as torch.nn counts it.
     """
-    fan_in = weight.shape[1:].numel() if fan_in is None else fan_in
+    fan_in = weight.shape[1:].numel()
     if name == "torch":
-        kaiming_uniform(weight, fan_in, generator)
+        kaiming_uniform(weight, fan_in)
         if bias is not None:
-            kaiming_uniform(bias, fan_in, generator)
+            kaiming_uniform(bias, fan_in)
         return
     if name == "he":
-        he_normal(weight, fan_in, generator)
+        he_normal(weight, fan_in)
     elif name == "lecun":
-        lecun_normal(weight, fan_in, generator)
+        lecun_normal(weight, fan_in)
     else:
         weight.zero_()
     if bias is not None:
         bias.zero_()
 
 
-def kaiming_uniform(tensor: Tensor, fan_in: int, generator: Generator | None = None) -> None:
+def kaiming_uniform(tensor: Tensor, fan_in: int) -> None:
     """U(-b, b), b = sqrt(3) * gain / sqrt(fan_in) = 1 / sqrt(fan_in), as gain^2 = 2 / (1 + a^2) = 1/3."""
     bound = 1 / math.sqrt(fan_in)
-    tensor.uniform_(-bound, bound, generator=generator)
+    tensor.uniform_(-bound, bound)
 
 
-def he_normal(tensor: Tensor, fan_in: int, generator: Generator | None = None) -> None:
+def he_normal(tensor: Tensor, fan_in: int) -> None:
     """N(0, 2 / fan_in)."""
-    tensor.normal_(0, math.sqrt(2 / fan_in), generator=generator)
+    tensor.normal_(0, math.sqrt(2 / fan_in))
 
 
-def lecun_normal(tensor: Tensor, fan_in: int, generator: Generator | None = None) -> None:
+def lecun_normal(tensor: Tensor, fan_in: int) -> None:
     """N(0, 1 / fan_in)."""
-    tensor.normal_(0, math.sqrt(1 / fan_in), generator=generator)
+    tensor.normal_(0, math.sqrt(1 / fan_in))

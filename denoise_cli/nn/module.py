@@ -16,6 +16,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from denoise_cli.nn.initialisation import Initialisation, initialise
+
 Shape = tuple[int, ...]
 
 
@@ -120,6 +122,15 @@ class Module:
         """Registers a learned tensor with a gradient of zeros, and returns the pair."""
         self.parameters[name] = Parameter(value, torch.zeros_like(value))
         return self.parameters[name]
+
+    def add_weights(
+        self, initialisation: Initialisation, shape: Shape, outputs: int | None
+    ) -> tuple[Parameter, Parameter | None]:
+        """Registers a weight of this shape and a bias of so many outputs, or none."""
+        weight = self.add_parameter("weight", torch.empty(shape))
+        bias = None if outputs is None else self.add_parameter("bias", torch.empty(outputs))
+        initialise(initialisation, weight.value, None if bias is None else bias.value)
+        return weight, bias
 
     def save(self, *tensors: Any) -> None:
         """Keeps what `backward` needs, in training only."""

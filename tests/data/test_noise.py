@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from denoise_cli.data.noise import NOISES, Noise
@@ -187,6 +188,10 @@ class TestJpeg:
 
     def test_grey_stays_grey(self) -> None:
         assert Jpeg(quality=50)(ramp(1), rng()).image.shape == (1, SIZE, SIZE)
+
+    def test_a_large_picture_is_no_attack(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+        assert Jpeg(quality=50)(ramp(), rng()).image.shape == ramp().shape
 
 
 class TestSubsample:

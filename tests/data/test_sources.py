@@ -1,5 +1,6 @@
 """Folders of photographs."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 
 from denoise_cli.data import sources
-from denoise_cli.data.sources import FolderSource, is_held_out
+from denoise_cli.data.sources import FolderSource, decode, is_held_out
 from denoise_cli.errors import DenoiseError, UsageError
 
 
@@ -51,6 +52,18 @@ class TestReading:
         luma = np.round(colour @ [0.299, 0.587, 0.114])
         assert as_grey.picture(0).shape == (1, 6, 6)
         assert 255 * as_grey.picture(0)[0].numpy() == pytest.approx(luma, abs=1.01)
+
+    @pytest.mark.parametrize("samples", [1, 3, 4])
+    def test_bytes_stay_as_they_are(self, tmp_path: Path, samples: int) -> None:
+        pixels = picture((300, 400, samples)).squeeze()
+        file = save(tmp_path / "x.bmp" if samples < 4 else tmp_path / "x.png", pixels)
+        channels = min(samples, 3)
+        tracemalloc.start()
+        decoded = decode(file, channels)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert np.array_equal(decoded, pixels.reshape(300, 400, samples)[..., :channels])
+        assert peak < 4 * pixels.nbytes + 2**20
 
     def test_16_bits(self, tmp_path: Path) -> None:
         save(tmp_path / "deep.png", np.array([[0, 257 * 100, 65535]], np.uint16))

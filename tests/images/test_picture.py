@@ -1,12 +1,14 @@
 """A picture's samples and pixels: what a denoiser may change and what it may not."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 from image_corpus import noise
 
 from denoise_cli.errors import DenoiseError
-from denoise_cli.images import Picture, read_array, to_pixels, to_tensor, write_picture
+from denoise_cli.images import Picture, read_array, read_picture, to_pixels, to_tensor, write_picture
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -103,6 +105,17 @@ def test_tensors_share_memory_and_are_channels_last():
     assert tensor.shape == (3, 4, 5)
     assert tensor[None].is_contiguous(memory_format=torch.channels_last)
     np.testing.assert_array_equal(to_pixels(tensor), pixels)
+
+
+def test_a_file_is_read_into_its_own_size_of_memory(tmp_path):
+    file = tmp_path / "large.png"
+    file.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(4 * 2**20))
+    tracemalloc.start()
+    with pytest.raises(DenoiseError, match="damaged"):
+        read_picture(file)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.5 * file.stat().st_size
 
 
 def test_arrays_for_training_have_the_channels_asked_for(tmp_path):

@@ -1,5 +1,8 @@
 """bfloat16 products: what they change, and that nothing else changes."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -44,6 +47,21 @@ def test_a_network_changes_by_the_rounding_of_its_factors() -> None:
         error = (exact - rounded).norm() / exact.norm()
         assert error < 0.05
     assert not torch.equal(results[0][0], results[1][0])
+
+
+def test_torchs_newer_settings_are_left_alone() -> None:
+    """In a process of its own: torch has no way back from them."""
+    code = """
+import torch
+from denoise_cli.nn import build
+from denoise_cli.nn.precision import products_in
+net = build([{"conv2d": {"in_channels": 3, "out_channels": 3, "kernel_size": 3}}])
+torch.backends.fp32_precision = "tf32"
+with products_in("bf16"):
+    net.backward(net.forward(torch.rand(1, 3, 8, 8)))
+print(torch.backends.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision)
+"""
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["tf32", "tf32"]
 
 
 def test_float64_is_left_alone() -> None:

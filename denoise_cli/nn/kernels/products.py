@@ -13,11 +13,13 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from denoise_cli.nn.precision import matmul_precision
+
 
 @contextmanager
 def fast_products(like: Tensor) -> Iterator[None]:
     """Inside, float32 products of tensors on `like`'s device are as fast as they can be without rounding."""
-    allowed = torch.get_float32_matmul_precision()
+    allowed = matmul_precision()
     if like.device.type != "cpu" or allowed != "highest" or not _onednn_keeps_float32():
         yield
         return

@@ -167,17 +167,39 @@ class Wrapper(Module):
         self.body.skip_input_gradient()
 
 
-@layer("residual", Example({"body": ["tanh"]}), Example({"body": ["elu", {"leaky_relu": {}}, "gelu"]}))
-class Residual(Wrapper):
-    """y = x + body(x); dx = dy + body.backward(dy) (He et al., arXiv:1512.03385)."""
+class Skip(Wrapper):
+    """A container that joins its argument with what its body makes of it."""
 
     fresh_output = True
     fresh_gradient = True
 
+    @staticmethod
+    def joined(before: Shape, after: Shape) -> Shape:
+        """The shape of the result from those of argument and body; raises ShapeError for unlike ones."""
+        raise NotImplementedError
+
+    def output_shape(self, shape: Shape) -> Shape:
+        with inside("body"):
+            after = self.body.output_shape(shape)
+        return self.joined(shape, after)
+
+    def macs(self, shape: Shape) -> int:
+        with inside("body"):
+            return self.body.macs(shape)
+
+    def reach(self, reach: Reach) -> Reach:
+        after = self.body.reach(reach)
+        return replace(after, margin=max(reach.margin, after.margin))
+
+
+@layer("residual", Example({"body": ["tanh"]}), Example({"body": ["elu", {"leaky_relu": {}}, "gelu"]}))
+class Residual(Skip):
+    """y = x + body(x); dx = dy + body.backward(dy) (He et al., arXiv:1512.03385)."""
+
     def forward(self, x: Tensor) -> Tensor:
         with inside("body"):
             y = self.body.forward(x)
-        self._check(x.shape, y.shape)
+        self.joined(x.shape, y.shape)
         return torch.add(y, x, out=y if self.body.fresh_output else empty_like(y))
 
     def forward_(self, x: Tensor) -> Tensor:
@@ -194,42 +216,25 @@ class Residual(Wrapper):
             return dx
         return torch.add(dx, dy, out=dx if self.body.fresh_gradient else empty_like(dx))
 
-    def output_shape(self, shape: Shape) -> Shape:
-        with inside("body"):
-            after = self.body.output_shape(shape)
-        self._check(shape, after)
-        return shape
-
-    def macs(self, shape: Shape) -> int:
-        with inside("body"):
-            return self.body.macs(shape)
-
-    def reach(self, reach: Reach) -> Reach:
-        after = self.body.reach(reach)
-        return replace(after, margin=max(reach.margin, after.margin))
-
     @staticmethod
-    def _check(before: Shape, after: Shape) -> None:
+    def joined(before: Shape, after: Shape) -> Shape:
         if before != after:
             raise ShapeError(
                 f"the body of x + body(x) must keep the shape {tuple(before)}, gives {tuple(after)}"
             )
+        return before
 
 
 @layer("concat", Example({"body": ["tanh"]}), Example({"body": ["elu", {"leaky_relu": {}}, "gelu"]}))
-class Concat(Wrapper):
+class Concat(Skip):
     """y = cat(x, body(x)) on the channels; backward cuts dy in two: dx = dy_x + body.backward(dy_body)."""
-
-    fresh_output = True
-    fresh_gradient = True
 
     def forward(self, x: Tensor) -> Tensor:
         with inside("body"):
             y = self.body.forward(x)
-        self._check(x.shape, y.shape)
+        both = empty(self.joined(x.shape, y.shape), x)
         channels = x.shape[1]
         self.save(channels)
-        both = empty((x.shape[0], channels + y.shape[1], *x.shape[2:]), x)
         both[:, :channels] = x
         both[:, channels:] = y
         return both
@@ -241,27 +246,14 @@ class Concat(Wrapper):
             return dx
         return torch.add(dx, dy[:, :channels], out=dx if self.body.fresh_gradient else empty_like(dx))
 
-    def output_shape(self, shape: Shape) -> Shape:
-        with inside("body"):
-            after = self.body.output_shape(shape)
-        self._check(shape, after)
-        return (shape[0], shape[1] + after[1], *shape[2:])
-
-    def macs(self, shape: Shape) -> int:
-        with inside("body"):
-            return self.body.macs(shape)
-
-    def reach(self, reach: Reach) -> Reach:
-        after = self.body.reach(reach)
-        return replace(after, margin=max(reach.margin, after.margin))
-
     @staticmethod
-    def _check(before: Shape, after: Shape) -> None:
+    def joined(before: Shape, after: Shape) -> Shape:
         if len(before) < 2 or (before[:1], before[2:]) != (after[:1], after[2:]):
             raise ShapeError(
                 f"the body of cat(x, body(x)) may change only the channels of {tuple(before)}, "
                 f"gives {tuple(after)}"
             )
+        return (before[0], before[1] + after[1], *before[2:])
 
 
 @layer(

@@ -2,11 +2,10 @@
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from denoise_cli.nn import kernels
-from denoise_cli.nn.initialisation import Initialisation, initialise
+from denoise_cli.nn.initialisation import Initialisation
 from denoise_cli.nn.kernels.geometry import Geometry, Pair
 from denoise_cli.nn.layers import convolution as conv
 from denoise_cli.nn.layers.reflection import reflect, reflect_adjoint
@@ -63,11 +62,8 @@ class Conv2d(Module):
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.frame = frame if padding_mode == "reflect" else (0, 0)
         self.geometry = Geometry(kernel, strides, (0, 0) if padding_mode == "reflect" else frame, dilations)
-        weight = torch.empty(out_channels, in_channels // groups, *kernel)
-        offset = torch.empty(out_channels) if bias else None
-        initialise(initialisation, weight, offset)
-        self.weight = self.add_parameter("weight", weight)
-        self.bias = None if offset is None else self.add_parameter("bias", offset)
+        shape = out_channels, in_channels // groups, *kernel
+        self.weight, self.bias = self.add_weights(initialisation, shape, out_channels if bias else None)
 
     def forward(self, x: Tensor) -> Tensor:
         self.output_shape(x.shape)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from denoise_cli.nn.initialisation import Initialisation, initialise
+from denoise_cli.nn.initialisation import Initialisation
 from denoise_cli.nn.layout import channels_last
 from denoise_cli.nn.module import Module, Reach, Shape, ShapeError
 from denoise_cli.nn.registry import Example, layer
@@ -41,11 +41,8 @@ class Linear(Module):
                 f"in_features and out_features must be positive, got {in_features}, {out_features}"
             )
         self.in_features, self.out_features = in_features, out_features
-        weight = torch.empty(out_features, in_features)
-        offset = torch.empty(out_features) if bias else None
-        initialise(initialisation, weight, offset)
-        self.weight = self.add_parameter("weight", weight)
-        self.bias = None if offset is None else self.add_parameter("bias", offset)
+        shape = out_features, in_features
+        self.weight, self.bias = self.add_weights(initialisation, shape, out_features if bias else None)
 
     def forward(self, x: Tensor) -> Tensor:
         shape = self.output_shape(x.shape)

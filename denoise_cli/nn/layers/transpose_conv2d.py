@@ -2,10 +2,9 @@
 
 from fractions import Fraction
 
-import torch
 from torch import Tensor
 
-from denoise_cli.nn.initialisation import Initialisation, initialise
+from denoise_cli.nn.initialisation import Initialisation
 from denoise_cli.nn.kernels.geometry import Geometry
 from denoise_cli.nn.layers import convolution as conv
 from denoise_cli.nn.module import Module, Reach, Shape, ShapeError
@@ -75,11 +74,8 @@ class TransposeConv2d(Module):
         ):
             if extra >= max(s, d):
                 raise ValueError(f"output_padding must be smaller than stride or dilation, got {extra}")
-        weight = torch.empty(in_channels, out_channels // groups, *self.geometry.kernel)
-        offset = torch.empty(out_channels) if bias else None
-        initialise(initialisation, weight, offset)
-        self.weight = self.add_parameter("weight", weight)
-        self.bias = None if offset is None else self.add_parameter("bias", offset)
+        shape = in_channels, out_channels // groups, *self.geometry.kernel
+        self.weight, self.bias = self.add_weights(initialisation, shape, out_channels if bias else None)
 
     def forward(self, x: Tensor) -> Tensor:
         size = self.output_shape(x.shape)[2:]

@@ -5,7 +5,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from denoise_cli.nn.initialisation import Initialisation, initialise
+from denoise_cli.nn.initialisation import Initialisation
 from denoise_cli.nn.kernels.geometry import Geometry
 from denoise_cli.nn.layers import convolution as conv
 from denoise_cli.nn.module import Module, Reach, Shape, ShapeError
@@ -56,11 +56,8 @@ class Upsampling(Module):
         self.kernel_size, self.padding, self.scale_factor = kernel_size, padding, scale_factor
         taps, back = kernel_size + scale_factor - 1, kernel_size - 1 - padding
         self.geometry = Geometry((taps, taps), (scale_factor, scale_factor), (back, back))
-        weight = torch.empty(out_channels, in_channels, kernel_size, kernel_size)
-        offset = torch.empty(out_channels) if bias else None
-        initialise(initialisation, weight, offset)
-        self.weight = self.add_parameter("weight", weight)
-        self.bias = None if offset is None else self.add_parameter("bias", offset)
+        shape = out_channels, in_channels, kernel_size, kernel_size
+        self.weight, self.bias = self.add_weights(initialisation, shape, out_channels if bias else None)
 
     def forward(self, x: Tensor) -> Tensor:
         size = self.output_shape(x.shape)[2:]
