@@ -30,7 +30,7 @@ from denoise_cli.windows import ArraySource
 HOLDOUT = 0.05
 """The same photographs as those that the models are validated on."""
 
-SIDES = (64, 512)
+SIDES = (96, 512)
 GRAY, SOFT = 0.1, 0.5
 MOST_SIGMA = 75.0
 EPOCHS, BATCH, RATE = 60, 64, 2e-3
