@@ -214,6 +214,13 @@ def test_another_search_does_not_go_into_the_same_folder(here):
         list(run_search(search_of(here), here))
 
 
+def test_a_folder_that_another_process_is_only_just_making_is_no_obstacle(here):
+    folder = here / "out"
+    (folder / "trials").mkdir(parents=True)
+    (folder / "search.lock").touch()
+    assert len(list(run_search(search_of(here), folder))) == 2
+
+
 def test_a_trial_is_handed_out_once_and_again_when_it_was_dropped(here):
     one, other = (Trials(search_of(here), here / "out") for _ in range(2))
     with one.claim() as first, other.claim() as second, one.claim() as third:

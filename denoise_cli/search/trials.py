@@ -65,9 +65,9 @@ class Trials:
     def __init__(self, search: Search, folder: Path) -> None:
         self.search, self.folder = search, folder
         database = folder / "search.sqlite"
-        if folder.exists() and not (folder.is_dir() and (database.exists() or not any(folder.iterdir()))):
-            raise UsageError(f"{folder}: is in use by something else; --out names another folder")
         try:
+            if folder.exists() and not _is_ours(folder):
+                raise UsageError(f"{folder}: is in use by something else; --out names another folder")
             (folder / "trials").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DenoiseError(f"{folder}: cannot be made ready ({error.strerror or error})") from error
@@ -219,6 +219,12 @@ class Trials:
 
     def _trial_lock(self, name: str) -> BaseFileLock:
         return FileLock(self.folder / f"{name}.lock")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is empty or a search's, be it one that another process is only just making."""
+    names = {file.name for file in folder.iterdir()} if folder.is_dir() else {""}
+    return "search.sqlite" in names or names <= {"search.lock", "trials"}
 
 
 def _key(trial: FrozenTrial) -> tuple[tuple[tuple[str, Any], ...], int | None]:
