@@ -210,16 +210,19 @@ def _line(axes: Any, curve: Curve, colour: str) -> None:
 
 
 def _log_scale(axes: Any, values: Sequence[float]) -> None:
-    """A logarithmic axis with plain numbers at 1, 2, 5 of each decade, for values that span a factor of 2."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+    """A logarithmic axis with plain numbers on it, for values that span a factor of 2."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
     if not values or min(values) <= 0 or max(values) < 2 * min(values):
         return
     axes.set_yscale("log")
-    if max(values) < 100 * min(values):
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    if max(values) < 1000 * min(values):
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+    low, high = axes.get_ylim()
+    if sum(low <= tick <= high for tick in axes.yaxis.get_majorticklocs()) < 3:
+        axes.yaxis.set_major_locator(MaxNLocator(5))  # so narrow that even steps do better than 1, 2, 5
 
 
 def _rgb(pixels: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:

@@ -1,10 +1,11 @@
 """Plots are PNG files of the size of what they show, whatever they show."""
 
+import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
 
-from denoise_cli.plots import Curve, Tile, draw_curves, draw_sheet
+from denoise_cli.plots import STYLE, Curve, Tile, _figure, _log_scale, draw_curves, draw_sheet
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,23 @@ def test_curves_of_any_values(tmp_path, losses):
     with Image.open(tmp_path / "curves.png") as image:
         assert image.width > image.height > 300
     assert [file.name for file in tmp_path.iterdir()] == ["curves.png"]
+
+
+@pytest.mark.parametrize("low", [1.0, 1.05, 0.0021, 3.7e-7])
+@pytest.mark.parametrize("span", [2, 2.1, 5, 30, 150, 1500, 1e9, 1e30])
+def test_a_log_axis_has_three_plain_numbers_at_least(low, span):
+    figure = _figure(5, 4)
+    with matplotlib.rc_context(STYLE):
+        axes = figure.subplots()
+        axes.plot([1, 2], [low, low * span])
+        _log_scale(axes, [low, low * span])
+        figure.canvas.draw()
+    bottom, top = axes.get_ylim()
+    both = zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
+    shown = [(tick, label.get_text().replace("\N{MINUS SIGN}", "-")) for tick, label in both if bottom <= tick <= top]
+    assert len(shown) >= 3
+    assert all(float(label) == pytest.approx(tick, rel=1e-5) for tick, label in shown)
+    assert not any(label.get_text() for label in axes.get_yticklabels(minor=True))
 
 
 def test_a_sheet_shows_every_pixel_as_it_is(tmp_path):
