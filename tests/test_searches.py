@@ -112,6 +112,37 @@ def test_alternatives_change_several_keys_at_once(here):
     assert [search.describe(point) for point in search.points()] == ["narrow", "wide"]
 
 
+def test_an_axis_may_change_a_part_of_what_an_earlier_one_has_set(here):
+    text = values("optimizer", "[{name: adam, lr: 1}, {name: sgd, lr: 1}]") + "  optimizer.lr: [2, 3]\n"
+    search = search_of(here, text)
+    rules = [search.experiment(point, 0).optimizer for point in search.points()]
+    assert [(rule.name, rule.arguments["lr"]) for rule in rules] == [
+        ("adam", 2),
+        ("adam", 3),
+        ("sgd", 2),
+        ("sgd", 3),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            values("optimizer.lr", "{low: 0.1, high: 0.2}") + "  model.1: [relu, elu, rleu]",
+            "with optimizer.lr 0.1, model.1 rleu: model[1]: unknown layer 'rleu' - did you mean 'relu'?",
+        ),
+        (
+            values("train.ema", "{low: 0.5, high: 3.0}"),
+            "with train.ema 3: train.ema: should be less than 1, not 3.0",
+        ),
+    ],
+)
+def test_tpe_tries_its_space_out_beforehand(here, text, message):
+    with pytest.raises(UsageError) as caught:
+        search_of(here, text + "\nsampler: tpe\ntrials: 8\n")
+    assert message in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -130,6 +161,16 @@ def test_alternatives_change_several_keys_at_once(here):
         (values("optimizer.lrr", "[1]"), "with optimizer.lrr 1: optimizer: unknown key 'lrr'"),
         (values("optimizer.lr", "[1, fast]"), "with optimizer.lr fast: optimizer.lr: should be a number"),
         (values("model.7", "[relu]"), "values.model.7: model is a list: name an index up to 2"),
+        (values("seed", "[0, 1]"), "values.seed: a trial takes its seed from seeds"),
+        (values("run", "{a: {seed: 1}, b: {}}"), "values.run: a trial takes its seed from seeds"),
+        (
+            values("model.1", "[relu, elu]") + "  act: {a: {}, b: {'model[1]': selu}}",
+            "values.act: sets model[1], so that values.model.1 has no effect",
+        ),
+        (
+            values("optimizer.lr", "[1, 2]") + "  rule: {a: {}, b: {optimizer: {name: adam}}}",
+            "values.rule: sets optimizer, so that values.optimizer.lr has no effect",
+        ),
         (SEARCH.replace("lr: learning", "lrr: learning"), "labels: unknown entry of values 'optimizer.lrr'"),
         (SEARCH + "sampler: random", "sampler: random needs trials"),
         (SEARCH + "trials: 3", "sampler: grid takes no trials"),

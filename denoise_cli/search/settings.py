@@ -79,6 +79,10 @@ class Alternatives:
     def distribution(self) -> BaseDistribution:
         return CategoricalDistribution(list(self.changes_by_label))
 
+    @property
+    def keys(self) -> Sequence[str]:
+        return [key for changes in self.changes_by_label.values() for key in changes]
+
     def changes(self, value: Value) -> Mapping[str, Any]:
         return self.changes_by_label[str(value)]
 
@@ -96,6 +100,10 @@ class Interval:
         if isinstance(low, int) and isinstance(high, int):
             return IntDistribution(low, high, log=self.range.log)
         return FloatDistribution(low, high, log=self.range.log)
+
+    @property
+    def keys(self) -> Sequence[str]:
+        return [self.key]
 
     def changes(self, value: Value) -> Mapping[str, Any]:
         return {self.key: value}
@@ -174,16 +182,36 @@ class Search:
         for name, axis in self.axes.items():
             if settings.sampler == "grid" and isinstance(axis, Interval):
                 raise SpecError(f"values.{name}", "a grid needs a list of values; random and tpe take ranges")
-        for point in self.points() or [self._corner()]:
+        self._check_keys()
+        for point in self.points() or self._probes():
             if self.experiment(point, settings.seeds[0]).data.validation is None:
                 raise SpecError("base", "has no data.validation, so nothing would tell which trial is better")
 
-    def _corner(self) -> Point:
-        """The first value of everything."""
-        return {
-            name: axis.range.low if isinstance(axis, Interval) else next(iter(axis.changes_by_label))
+    def _check_keys(self) -> None:
+        """Raises SpecError for an axis that changes the seed, or what an earlier axis has changed."""
+        earlier: list[tuple[list[str], str]] = []
+        for name, axis in self.axes.items():
+            for key in axis.keys:
+                steps = strict_yaml.steps_of(key)
+                if steps == ["seed"]:
+                    raise SpecError(f"values.{name}", "a trial takes its seed from seeds; list them there")
+                for other, where in earlier:
+                    if other[: len(steps)] == steps:
+                        raise SpecError(
+                            f"values.{name}", f"sets {key}, so that values.{where} has no effect"
+                        )
+            earlier += [(strict_yaml.steps_of(key), name) for key in axis.keys]
+
+    def _probes(self) -> list[Point]:
+        """Every label and both ends of every range, each with the first values of the others."""
+        ends = {
+            name: [axis.range.low, axis.range.high]
+            if isinstance(axis, Interval)
+            else list(axis.changes_by_label)
             for name, axis in self.axes.items()
         }
+        first = {name: values[0] for name, values in ends.items()}
+        return [{**first, name: value} for name, values in ends.items() for value in values]
 
 
 def load_search(path: Path, overrides: Sequence[str] = ()) -> Search:
