@@ -104,6 +104,17 @@ def test_a_grid_has_every_combination_and_random_as_many_as_wanted(here):
     assert 4 < sum(number < 0.1 for number in numbers) < 16, "half of them in each decade, or about so"
 
 
+@pytest.mark.parametrize("trials", [6, 9])
+def test_repeated_draws_are_no_points(here, trials):
+    text = values("optimizer.lr", "[0.1, 0.2, 0.3]") + "  data.batch: {low: 3, high: 4}\n"
+    drawn = search_of(here, text, sampler="random", trials=trials).points()
+    assert len({tuple(point.items()) for point in drawn}) == len(drawn) == 6
+    text = text.replace("epochs: 2", "epochs: 1")
+    list(run_search(search_of(here, text, sampler="tpe", trials=trials), here / "out"))
+    tried = {(row["optimizer.lr"], row["data.batch"]) for row in rows(here / "out")}
+    assert len(tried) == len(rows(here / "out")) == 6
+
+
 def test_alternatives_change_several_keys_at_once(here):
     wide = "{model.0.conv2d.out_channels: 5, model.2.conv2d.in_channels: 5}"
     search = search_of(here, values("width", f"{{narrow: {{}}, wide: {wide}}}"))

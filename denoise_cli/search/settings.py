@@ -11,6 +11,7 @@ One point of a search has a value for each entry of `values`; a trial is a point
 
 import itertools
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,10 @@ class Alternatives:
         return CategoricalDistribution(list(self.changes_by_label))
 
     @property
+    def size(self) -> float:
+        return len(self.changes_by_label)
+
+    @property
     def keys(self) -> Sequence[str]:
         return [key for changes in self.changes_by_label.values() for key in changes]
 
@@ -100,6 +105,11 @@ class Interval:
         if isinstance(low, int) and isinstance(high, int):
             return IntDistribution(low, high, log=self.range.log)
         return FloatDistribution(low, high, log=self.range.log)
+
+    @property
+    def size(self) -> float:
+        low, high = self.range.low, self.range.high
+        return high - low + 1 if isinstance(low, int) and isinstance(high, int) else math.inf
 
     @property
     def keys(self) -> Sequence[str]:
@@ -139,9 +149,18 @@ class Search:
             return [dict(zip(self.axes, each, strict=True)) for each in itertools.product(*labels)]
         if self.settings.sampler == "random":
             study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-            drawn = [study.ask(self.distributions).params for _ in range(self.settings.trials or 0)]
-            return list({tuple(params.items()): params for params in drawn}.values())
+            points: list[Point] = []
+            while len(points) < min(self.settings.trials or 0, self.size):
+                point = study.ask(self.distributions).params
+                if point not in points:
+                    points.append(point)
+            return points
         return []
+
+    @property
+    def size(self) -> float:
+        """How many points there are to choose from."""
+        return math.prod(axis.size for axis in self.axes.values())
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:

@@ -193,18 +193,21 @@ class Trials:
     def _suggestion(self) -> Trial | None:
         """A trial of a point that earlier results make promising; None where there were enough."""
         settings = self.search.settings
+        repeated = False
         while settings.sampler == "tpe":
             trials = self._all()
             before = [each.params for each in trials if "suggested" in each.user_attrs]
-            if len(before) == settings.trials:
+            if len(before) >= min(settings.trials or 0, self.search.size):
                 break
-            self.study.sampler = optuna.samplers.TPESampler(seed=len(trials))
+            sampler = optuna.samplers.RandomSampler if repeated else optuna.samplers.TPESampler
+            self.study.sampler = sampler(seed=len(trials))
             handle = self.study.ask(self.search.distributions)
-            handle.set_user_attr("suggested", True)
-            handle.set_user_attr("seed", settings.seeds[0])
             if handle.params not in before:
+                handle.set_user_attr("suggested", True)
+                handle.set_user_attr("seed", settings.seeds[0])
                 return self._begin(handle)
-            self.study.tell(handle, state=TrialState.FAIL)  # tried already: that one counts
+            self.study.tell(handle, state=TrialState.FAIL)
+            repeated = True  # what is near the best has been tried: look elsewhere
         return None
 
     def _begin(self, handle: optuna.Trial) -> Trial:
