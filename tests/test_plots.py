@@ -37,7 +37,11 @@ def test_a_log_axis_has_three_plain_numbers_at_least(low, span):
         figure.canvas.draw()
     bottom, top = axes.get_ylim()
     both = zip(axes.get_yticks(), axes.get_yticklabels(), strict=True)
-    shown = [(tick, label.get_text().replace("\N{MINUS SIGN}", "-")) for tick, label in both if bottom <= tick <= top]
+    shown = [
+        (tick, label.get_text().replace("\N{MINUS SIGN}", "-"))
+        for tick, label in both
+        if bottom <= tick <= top
+    ]
     assert len(shown) >= 3
     assert all(float(label) == pytest.approx(tick, rel=1e-5) for tick, label in shown)
     assert not any(label.get_text() for label in axes.get_yticklabels(minor=True))

@@ -366,6 +366,23 @@ def test_pruning_stops_what_is_below_the_median(here):
     assert ended["0"]["epochs"] == "1"
 
 
+def test_with_pruning_a_point_is_not_repeated_before_its_first_trial_has_ended(here):
+    search = search_of(here, prune="true", seeds=[0, 1])
+    one, other, third = (Trials(search, here / "out") for _ in range(3))
+    with one.claim() as first, other.claim() as second:
+        with third.claim() as nothing:
+            assert nothing is None
+        other.finish(second, "complete", 20.0)
+        with third.claim() as repeat:
+            assert (repeat.point, repeat.seed) == (second.point, 1)
+            third.finish(repeat, "complete", 20.0)
+        one.finish(first, "pruned")
+    with third.claim() as nothing:
+        assert nothing is None
+    for each in (one, other, third):
+        each.close()
+
+
 def test_tpe_tries_as_many_points_as_wanted_each_with_every_seed(here):
     text = values("optimizer.lr", "{low: 0.01, high: 0.2, log: true}")
     search = search_of(here, text, sampler="tpe", trials=3, seeds=[0, 1])

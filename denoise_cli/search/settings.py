@@ -216,9 +216,7 @@ class Search:
                     raise SpecError(f"values.{name}", "a trial takes its seed from seeds; list them there")
                 for other, where in earlier:
                     if other[: len(steps)] == steps:
-                        raise SpecError(
-                            f"values.{name}", f"sets {key}, so that values.{where} has no effect"
-                        )
+                        raise SpecError(f"values.{name}", f"sets {key}, so that values.{where} has no effect")
             earlier += [(strict_yaml.steps_of(key), name) for key in axis.keys]
 
     def _probes(self) -> list[Point]:

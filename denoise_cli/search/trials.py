@@ -180,11 +180,14 @@ class Trials:
 
     def _missing(self) -> tuple[Point, int] | None:
         """A point and a seed that nobody has tried or is trying."""
-        trials = self._all()
+        trials, settings = self._all(), self.search.settings
         taken = {_key(each) for each in trials if each.state in OCCUPIED}
+        ended = {_key(each) for each in trials if each.state in (TrialState.COMPLETE, TrialState.PRUNED)}
         given_up = [each.params for each in trials if each.user_attrs.get("outcome") == "pruned"]
         points = [each.params for each in trials if "suggested" in each.user_attrs] or self.search.points()
-        for seed in self.search.settings.seeds:
+        for seed in settings.seeds:
+            if settings.prune and seed != settings.seeds[0]:  # the first trial says whether there are more
+                points = [point for point in points if (_sorted(point), settings.seeds[0]) in ended]
             for point in points:
                 if point not in given_up and (_sorted(point), seed) not in taken:
                     return point, seed
