@@ -11,10 +11,20 @@ import pytest
 
 from denoise_cli.config import load_config
 from denoise_cli.errors import UsageError
-from denoise_cli.search import Trials, draw_results, load_search, run_search, scores, write_results
+from denoise_cli.runs import COLUMNS
+from denoise_cli.search import (
+    Trials,
+    draw_results,
+    load_search,
+    results,
+    run_search,
+    running,
+    scores,
+    write_results,
+)
 from denoise_cli.search.folder import TrialFolder
 from denoise_cli.trainer import StepRecord
-from denoise_cli.training import fit
+from denoise_cli.training import DivergedError, fit
 
 ROOT = Path(__file__).parent.parent
 SEARCH = """
@@ -352,6 +362,35 @@ def test_a_diverged_trial_counts_as_tried_and_never_as_best(here):
     write_results(trials)
     draw_results(trials)
     trials.close()
+
+
+def test_a_line_ends_where_a_seed_diverged_and_the_legend_says_so(here, monkeypatch):
+    text = values("lr", "{one: {}, two: {optimizer.lr: 0.05}}")
+    search = search_of(here, text, seeds=[0, 1])
+    fits = iter([2, 0, 1, 0])  # epochs of one, two with seed 0, then with seed 1
+
+    def fit(experiment, folder, **_):
+        epochs = next(fits)
+        folder.path.mkdir(parents=True)
+        lines = [f"{2 * epoch},{epoch},0.1,0.1,20,10,1,1" for epoch in range(1, epochs + 1)]
+        folder.metrics.write_text("\n".join([",".join(COLUMNS), *lines, ""]))
+        yield from ()
+        if epochs < 2:
+            raise DivergedError
+
+    monkeypatch.setattr(running, "fit", fit)
+    list(run_search(search, here / "out"))
+    drawn = {}
+    monkeypatch.setattr(results, "draw_bands", lambda _, panels, **__: drawn.update(panels))
+    trials = Trials(search, here / "out")
+    draw_results(trials)
+    trials.close()
+    for bands in drawn.values():
+        assert [(band.label, band.remark, band.x) for band in bands] == [
+            ("one", " (1 of 2 diverged)", [1]),
+            ("two", " (2 of 2 diverged)", []),
+        ]
+    assert list(drawn) == ["train loss", "test loss"]
 
 
 def test_pruning_stops_what_is_below_the_median(here):
