@@ -1,6 +1,7 @@
 """Searches: what a file may say, who tries what, and what is written of it."""
 
 import csv
+import shutil
 import subprocess
 import sys
 from itertools import islice
@@ -10,7 +11,7 @@ from threading import Thread
 import pytest
 
 from denoise_cli.config import load_config
-from denoise_cli.errors import UsageError
+from denoise_cli.errors import DenoiseError, UsageError
 from denoise_cli.runs import COLUMNS
 from denoise_cli.search import (
     Trials,
@@ -281,6 +282,20 @@ def test_a_folder_that_another_process_is_only_just_making_is_no_obstacle(here):
     (folder / "trials").mkdir(parents=True)
     (folder / "search.lock").touch()
     assert len(list(run_search(search_of(here), folder))) == 2
+
+
+def test_a_damaged_folder_is_no_riddle(here):
+    search, folder = search_of(here), here / "out"
+    list(run_search(search, folder))
+    shutil.rmtree(folder / "trials" / "0000")
+    trials = Trials(search, folder)
+    write_results(trials)
+    draw_results(trials)
+    assert [len(score.psnrs) for score in scores(trials)] == [1, 0]
+    trials.close()
+    (folder / "search.sqlite").write_text("junk " * 1000)
+    with pytest.raises(DenoiseError, match=r"out/search\.sqlite: damaged, or not the trials of a search"):
+        Trials(search, folder)
 
 
 def test_a_trial_is_handed_out_once_and_again_when_it_was_dropped(here):

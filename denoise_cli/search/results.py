@@ -30,11 +30,11 @@ class Score:
 
     @property
     def psnrs(self) -> list[float]:
-        """Of the complete trials."""
+        """Of the complete trials whose epochs are still there."""
         return [
             max(epoch.psnr for epoch in epochs)
             for trial, epochs in zip(self.trials, self.epochs, strict=True)
-            if trial.state == "complete"
+            if trial.state == "complete" and epochs
         ]
 
     @property

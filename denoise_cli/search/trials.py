@@ -13,7 +13,9 @@ from typing import Any, Literal
 
 import optuna
 from filelock import BaseFileLock, FileLock, Timeout
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import SQLAlchemyError
 
 from denoise_cli.errors import DenoiseError, UsageError
 from denoise_cli.search.folder import TrialFolder
@@ -73,7 +75,7 @@ class Trials:
             raise DenoiseError(f"{folder}: cannot be made ready ({error.strerror or error})") from error
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.lock = FileLock(folder / "search.lock")
-        with self.lock:
+        with self.lock, _readable(database):
             self.storage = optuna.storages.RDBStorage(
                 f"sqlite:///{database}", engine_kwargs={"connect_args": {"timeout": 60}}
             )
@@ -231,6 +233,16 @@ def _is_ours(folder: Path) -> bool:
     """Whether a folder is empty or a search's, be it one that another process is only just making."""
     names = {file.name for file in folder.iterdir()} if folder.is_dir() else {""}
     return "search.sqlite" in names or names <= {"search.lock", "trials"}
+
+
+@contextmanager
+def _readable(database: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise DenoiseError(
+            f"{database}: damaged, or not the trials of a search; --out names another folder"
+        ) from error
 
 
 def _key(trial: FrozenTrial) -> tuple[tuple[tuple[str, Any], ...], int | None]:
