@@ -284,6 +284,23 @@ def test_a_folder_that_another_process_is_only_just_making_is_no_obstacle(here):
     assert len(list(run_search(search_of(here), folder))) == 2
 
 
+def test_a_search_that_was_begun_before_a_key_existed_goes_on(here):
+    trials = Trials(search_of(here), here / "out")
+    written = trials.study.user_attrs["search"]
+    del written["prune"], written["base"]["train"]["clip"], written["base"]["input"]
+    trials.study.set_user_attr("search", written)
+    trials.close()
+    with pytest.raises(UsageError, match=r"holds a search whose base\.input\.channels is 3, here it is 1"):
+        Trials(search_of(here), here / "out")
+    written["base"]["input"] = {"channels": 1}
+    trials.study.set_user_attr("search", written)
+    Trials(search_of(here), here / "out").close()
+    trials.study.set_user_attr("search", {**written, "speed": 3})
+    with pytest.raises(UsageError, match=r"holds a search of another version \(unknown key 'speed'"):
+        Trials(search_of(here), here / "out")
+    trials.close()
+
+
 def test_a_damaged_folder_is_no_riddle(here):
     search, folder = search_of(here), here / "out"
     list(run_search(search, folder))

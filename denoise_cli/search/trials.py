@@ -17,9 +17,11 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from denoise_cli.config import Experiment
 from denoise_cli.errors import DenoiseError, UsageError
+from denoise_cli.nn.arguments import SpecError
 from denoise_cli.search.folder import TrialFolder
-from denoise_cli.search.settings import Point, Search
+from denoise_cli.search.settings import Point, Search, Settings
 from denoise_cli.trainer import flat
 
 Outcome = Literal["complete", "pruned", "diverged"]
@@ -95,7 +97,7 @@ class Trials:
     def _agree(self) -> None:
         """Writes down what is searched; raises UsageError where the folder was begun for something else."""
         now = self.search.dump()
-        before = self.study.user_attrs.get("search", now)
+        before = self._complete(self.study.user_attrs.get("search", now))
         old, new = flat(before), flat(now)
         for key in sorted(old.keys() | new.keys()):
             free = key.split(".")[0] in MAY_CHANGE or (key.startswith("base.data.") and key.endswith(".path"))
@@ -107,6 +109,16 @@ class Trials:
         if not set(before["seeds"]) <= set(now["seeds"]) or (before["trials"] or 0) > (now["trials"] or 0):
             raise UsageError(f"{self.folder}: holds a search of more seeds or trials; --out names another")
         self.study.set_user_attr("search", now)
+
+    def _complete(self, dump: dict[str, Any]) -> dict[str, Any]:
+        """What was written down, with the defaults of keys that came into being later."""
+        try:
+            settings, base = Settings.check(dump), Experiment.check(dump["base"])
+        except SpecError as error:
+            raise UsageError(
+                f"{self.folder}: holds a search of another version ({error}); --out names another folder"
+            ) from error
+        return {**settings.model_dump(mode="json"), "base": base.dump()}
 
     # Handing out --------------------------------------------------------------------------------------------
 
