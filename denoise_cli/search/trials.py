@@ -5,6 +5,7 @@ so that no two processes get the same one, and a process that has one holds anot
 operating system frees the locks of a process that dies, however it dies: its trial is then handed out again.
 """
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from denoise_cli.config import Experiment
+from denoise_cli.data.sources import picture_files
 from denoise_cli.errors import DenoiseError, UsageError
 from denoise_cli.nn.arguments import SpecError
 from denoise_cli.search.folder import TrialFolder
@@ -108,7 +110,16 @@ class Trials:
                 )
         if not set(before["seeds"]) <= set(now["seeds"]) or (before["trials"] or 0) > (now["trials"] or 0):
             raise UsageError(f"{self.folder}: holds a search of more seeds or trials; --out names another")
+        files = _data_files(self.search.base)
+        begun = {**files, **self.study.user_attrs.get("data", {})}
+        for section, found in files.items():
+            if begun[section] != found:
+                raise UsageError(
+                    f"{self.folder}: holds a search on other data: {section} had {begun[section]}, here"
+                    f" {found}; --out names another folder"
+                )
         self.study.set_user_attr("search", now)
+        self.study.set_user_attr("data", begun)
 
     def _complete(self, dump: dict[str, Any]) -> dict[str, Any]:
         """What was written down, with the defaults of keys that came into being later."""
@@ -255,6 +266,25 @@ def _readable(database: Path) -> Iterator[None]:
         raise DenoiseError(
             f"{database}: damaged, or not the trials of a search; --out names another folder"
         ) from error
+
+
+def _data_files(experiment: Experiment) -> dict[str, str]:
+    """What the files of `data.train` and `data.validation` hold, wherever they lie.
+
+    For a folder, names and sizes say so: reading all of its pictures would take too long.
+    """
+    found = {}
+    for section in ("train", "validation"):
+        path = getattr(getattr(experiment.data, section), "path", None)
+        if path is not None and path.is_file():
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            found[f"data.{section}"] = f"{path.stat().st_size} bytes (sha256 {digest[:16]})"
+        elif path is not None and path.is_dir():
+            sizes = {str(file.relative_to(path)): file.stat().st_size for file in picture_files(path)}
+            digest = hashlib.sha256(repr(sizes).encode()).hexdigest()
+            found[f"data.{section}"] = f"{len(sizes)} files (sha256 {digest[:16]})"
+    return found
 
 
 def _key(trial: FrozenTrial) -> tuple[tuple[tuple[str, Any], ...], int | None]:

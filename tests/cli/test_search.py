@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from denoise_cli.checkpoint import load_model
@@ -100,6 +101,32 @@ def test_other_data(here):
     assert result.exit_code == 0, result.output
     data = load_model("out/trials/0000").meta["experiment"].data
     assert (str(data.train.path), str(data.validation.path)) == ("train.pkl", "val.pkl")
+
+
+def test_a_search_goes_on_with_moved_data_but_not_with_other_data(here):
+    for name in ("one", "two"):
+        torch.save(tuple(torch.randint(0, 256, (2, 4, 1, 8, 8), dtype=torch.uint8)), here / f"{name}.pkl")
+    assert search("--train-data", "one.pkl").exit_code == 0
+    (here / "one.pkl").rename(here / "moved.pkl")
+    (here / "search.yaml").write_text(SEARCH + "seeds: [0, 1]")
+    other = search("--train-data", "two.pkl")
+    assert other.exit_code == 2
+    assert other.stderr.startswith("error: out: holds a search on other data: data.train had ")
+    assert len(rows(here / "out")) == 2
+    assert search("--train-data", "moved.pkl").exit_code == 0
+    assert len(rows(here / "out")) == 4
+
+
+def test_a_search_does_not_go_on_with_another_folder_of_pictures(here):
+    for name in ("photos", "others"):
+        (here / name).mkdir()
+        Image.new("L", (16, 16)).save(here / name / "a.png")
+    Image.new("L", (16, 16)).save(here / "others" / "b.png")
+    assert search("--train-data", "photos").exit_code == 0
+    other = search("--train-data", "others")
+    assert "data.train had 1 files (sha256" in other.stderr
+    (here / "photos").rename(here / "others" / "moved")
+    assert search("--train-data", "others/moved").exit_code == 0
 
 
 class Hostile:
