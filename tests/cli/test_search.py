@@ -3,9 +3,14 @@
 import csv
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -14,6 +19,7 @@ from denoise_cli.cli.app import app
 from denoise_cli.search import running
 from denoise_cli.training import StepRecord, fit
 
+ROOT = Path(__file__).parent.parent.parent
 SEARCH = """
 base:
   input: {channels: 1}
@@ -73,6 +79,36 @@ def test_workers_share_the_trials(here):
     assert result.exit_code == 0, result.output
     tried = sorted((row["optimizer.lr"], row["seed"], row["state"]) for row in rows(here / "out"))
     assert tried == [(lr, seed, "complete") for lr in ("0.05", "0.1") for seed in "01"]
+
+
+def test_workers_end_with_the_process_that_started_them(here):
+    (here / "search.yaml").write_text(SEARCH.replace("epochs: 2", "epochs: 1000000"))
+    command = [sys.executable, "-m", "denoise_cli", "search", "--config", "search.yaml", "--out", "out"]
+    parent = subprocess.Popen([*command, "--workers", "2"], env={**os.environ, "PYTHONPATH": str(ROOT)})
+    locks = [here / "out" / "trials" / f"000{number}.lock" for number in range(2)]
+    try:
+        assert in_time(lambda: all(map(is_held, locks))), "both workers have begun"
+    finally:
+        parent.kill()
+        parent.wait()
+    assert in_time(lambda: not any(map(is_held, locks)))
+
+
+def is_held(path):
+    if not path.exists():
+        return False
+    try:
+        FileLock(path).acquire(blocking=False).lock.release()
+    except Timeout:
+        return True
+    return False
+
+
+def in_time(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.1)
+    return condition()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
