@@ -58,11 +58,19 @@ class Input(Section):
 
 
 class Choice(Section):
-    """A class by its `name`, and its keyword arguments beside the name."""
+    """A class by its `name`, and its keyword arguments beside the name; `{name: {arguments}}` does too."""
 
     model_config = ConfigDict(extra="allow")
 
     name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_first(cls, data: Any) -> Any:
+        match list(data.items()) if isinstance(data, Mapping) else []:
+            case [(name, Mapping() as arguments)] if "name" not in (name, *arguments):
+                return {"name": name, **arguments}
+        return data
 
     @property
     def arguments(self) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """Pictures of a training: its curves, and sheets that set pictures side by side."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,6 +30,16 @@ STYLE: Any = {
     "legend.frameon": False,
     "text.parse_math": False,
 }
+
+
+LETTER, BOLD_LETTER = 0.08, 0.105
+"""About how wide a letter is, in a legend and in a title, in inches."""
+
+HANDLE = 7
+"""As many letters wide is the sample of a line in a legend, with the space around it."""
+
+MOST_BESIDE = 30
+"""A legend is beside its panels where no label has more letters, and below them otherwise."""
 
 
 @dataclass(frozen=True)
@@ -76,13 +88,17 @@ def draw_curves(
 
 @dataclass(frozen=True)
 class Band:
-    """A line of a plot with a band around it: one y, the lowest and the highest, for each x."""
+    """A line of a plot with a band around it: one y, the lowest and the highest, for each x.
+
+    The legend has `remark` behind the label; it has lines without a single x too.
+    """
 
     label: str
     x: Sequence[float]
     y: Sequence[float]
     low: Sequence[float]
     high: Sequence[float]
+    remark: str = ""
 
 
 def draw_bands(
@@ -101,23 +117,34 @@ def draw_bands(
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
-        figure = _figure(5.2 * len(panels), 4.2)
+        width = 5.2 * len(panels)
+        figure = _figure(width, 4.2)
         for axes, (label, bands) in zip(
             figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
         ):
             for band, colour in zip(bands, _colours([band.label for band in bands]), strict=True):
                 axes.fill_between(band.x, band.low, band.high, color=colour, alpha=0.18, linewidth=0)
-                _line(axes, Curve(band.label, band.x, band.y), colour)
+                _line(axes, Curve(f"{band.label}{band.remark}", band.x, band.y), colour)
             _log_scale(axes, [y for band in bands for y in (*band.low, *band.high)])
             axes.set(xlabel=x_label, ylabel=label)
             if any(len(band.x) for band in bands):
                 axes.xaxis.get_major_locator().set_params(integer=True)
         handles, labels = figure.axes[0].get_legend_handles_labels()
-        if handles:
+        labels = [fill(label, int(width / LETTER) - HANDLE) for label in labels]
+        longest = max(len(line) for text in [*labels, legend_title] for line in text.split("\n"))
+        beside, columns = longest <= MOST_BESIDE, max(1, int(width / LETTER / (longest + HANDLE)))
+        if handles and beside:
             figure.legend(handles, labels, title=legend_title or None, loc="outside right upper")
+        elif handles:
+            # the note comes along: at the foot of the figure it would lie on the legend
+            heading = fill("; ".join(filter(None, [legend_title, note])), int(width / LETTER))
+            figure.legend(handles, labels, title=heading or None, loc="outside lower center", ncols=columns)
+            rows = math.ceil(sum(1 + label.count("\n") for label in labels) / columns)
+            figure.set_figheight(4.2 + 0.22 * (rows + heading.count("\n")))
         if title:
-            figure.suptitle(title, color="#33415c", fontweight="bold")
-        if note:
+            free = width - 0.4 - 2 * LETTER * (longest + HANDLE) * (beside and bool(handles))
+            figure.suptitle(fill(title, int(free / BOLD_LETTER)), color="#33415c", fontweight="bold")
+        if note and (beside or not handles):
             figure.supxlabel(note, color="#5c677d", fontsize=9)
         _save(figure, path)
 
@@ -210,16 +237,20 @@ def _line(axes: Any, curve: Curve, colour: str) -> None:
 
 
 def _log_scale(axes: Any, values: Sequence[float]) -> None:
-    """A logarithmic axis with plain numbers at 1, 2, 5 of each decade, for values that span a factor of 2."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+    """A logarithmic axis with plain numbers on it, for values that span a factor of 2."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
+    values = [value for value in values if math.isfinite(value)]
     if not values or min(values) <= 0 or max(values) < 2 * min(values):
         return
     axes.set_yscale("log")
-    if max(values) < 100 * min(values):
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    if max(values) < 1000 * min(values):
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+    low, high = axes.get_ylim()
+    if sum(low <= tick <= high for tick in axes.yaxis.get_majorticklocs()) < 3:
+        axes.yaxis.set_major_locator(MaxNLocator(5))  # so narrow that even steps do better than 1, 2, 5
 
 
 def _rgb(pixels: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:

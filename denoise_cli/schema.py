@@ -59,14 +59,18 @@ def _named(known: Mapping[str, type]) -> Schema:
 
 
 def _name_and_arguments(known: Mapping[str, type], choice: Schema, *, supplied: int = 0) -> Schema:
-    """`{name: NAME, argument: value}`; the name may be left out where it is the default one."""
+    """`{name: NAME, argument: value}`, the default name may be left out; or `{NAME: {argument: value}}`."""
     default = choice["properties"]["name"]["default"]
     kinds = []
     for name, cls in known.items():
         kind = _arguments(cls, supplied)
         kind["properties"] = {"name": {"const": name}, **kind["properties"]}
         kind["required"] = ([] if name == default else ["name"]) + kind.get("required", [])
-        kinds.append(kind)
+        nested = {name: _arguments(cls, supplied)}
+        kinds += [
+            kind,
+            {"type": "object", "properties": nested, "required": [name], "additionalProperties": False},
+        ]
     return {"anyOf": kinds}
 
 

@@ -127,7 +127,12 @@ def replace(data: Any, key: str, value: Any, sections: Mapping[str, Any], source
     """The data with another value for `key.to.change`, as in `override`. Errors start with `source`."""
     if not _KEY.fullmatch(key):
         raise UsageError(f"{source}: {show(key)} should be a key, like optimizer.lr")
-    return _replace(data, re.findall(r"\w+", key), value, sections, source)
+    return _replace(data, steps_of(key), value, sections, source)
+
+
+def steps_of(key: str) -> list[str]:
+    """`model[0].conv2d.bias` -> ["model", "0", "conv2d", "bias"]."""
+    return re.findall(r"\w+", key)
 
 
 def _replace(data: Any, steps: Sequence[str], value: Any, sections: Any, source: str, path: str = "") -> Any:

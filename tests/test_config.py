@@ -1,6 +1,7 @@
 """Experiments: what a config means, every way to get one wrong, and the JSON Schema that editors use."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,22 @@ def test_every_section_says_what_it_says(write):
 )
 def test_a_loss_is_named_as_a_layer_is(loss, expected):
     assert type(Experiment.load(SMALLEST | {"loss": loss}).build_loss()) is expected
+
+
+def test_an_optimizer_a_schedule_and_a_noise_may_be_written_as_layers_are():
+    nested = {"optimizer": {"adam": {"lr": 0.5}}, "schedule": {"cosine": {}}}
+    beside = {"optimizer": {"name": "adam", "lr": 0.5}, "schedule": {"name": "cosine"}}
+    experiment = Experiment.load(SMALLEST | nested | {"data": {"noise": {"gaussian": {"sigma": 25}}}})
+    assert experiment == Experiment.load(
+        SMALLEST | beside | {"data": {"noise": {"name": "gaussian", "sigma": 25}}}
+    )
+    assert experiment.dump()["optimizer"] == beside["optimizer"]
+    for wrong, message in {
+        "adamm": "optimizer.name: unknown optimizer 'adamm' - did you mean 'adam'?",
+        "sgd": "optimizer: needs 'lr'",
+    }.items():
+        with pytest.raises(UsageError, match=re.escape(message)):
+            Experiment.load(SMALLEST | {"optimizer": {wrong: {}}})
 
 
 def test_the_name_of_an_optimizer_may_be_left_out():
@@ -419,6 +436,7 @@ def test_the_schema_agrees_with_the_loader_on_what_is_right_and_wrong():
         assert is_valid(strict_yaml.read(path)), path
     assert is_valid(strict_yaml.parse(FULL, "x"))
     assert is_valid(Experiment.load(SMALLEST).dump())
+    assert is_valid(SMALLEST | {"optimizer": {"adam": {"lr": 1}}, "data": {"noise": {"subsample": {}}}})
     for name, examples in EXAMPLES.items():
         for example in examples:
             assert is_valid({"model": [{name: example.arguments}]}), name
@@ -433,6 +451,7 @@ def test_the_schema_agrees_with_the_loader_on_what_is_right_and_wrong():
         SMALLEST | {"loss": "mes"},
         SMALLEST | {"optimizer": {"name": "sgd"}},
         SMALLEST | {"optimizer": {"name": "adam", "momentum": 0.9}},
+        SMALLEST | {"optimizer": {"adam": {"momentum": 0.9}}},
         SMALLEST | {"schedule": {"name": "cosine", "final": "low"}},
         SMALLEST | {"data": {"train": {"source": "folder"}}},
         SMALLEST | {"data": {"noise": {"sigma": [1, 2, 3]}}},

@@ -1,6 +1,7 @@
 """Searches: what a file may say, who tries what, and what is written of it."""
 
 import csv
+import shutil
 import subprocess
 import sys
 from contextlib import closing
@@ -12,11 +13,21 @@ import optuna
 import pytest
 
 from denoise_cli.config import load_config
-from denoise_cli.errors import UsageError
-from denoise_cli.search import Trials, draw_results, load_search, run_search, scores, write_results
+from denoise_cli.errors import DenoiseError, UsageError
+from denoise_cli.runs import COLUMNS
+from denoise_cli.search import (
+    Trials,
+    draw_results,
+    load_search,
+    results,
+    run_search,
+    running,
+    scores,
+    write_results,
+)
 from denoise_cli.search.folder import TrialFolder
 from denoise_cli.trainer import StepRecord
-from denoise_cli.training import fit
+from denoise_cli.training import DivergedError, fit
 
 ROOT = Path(__file__).parent.parent
 SEARCH = """
@@ -129,12 +140,54 @@ def test_random_draws_are_made_in_silence_and_count_once(here, caplog):
         assert trials.total == 2
 
 
+@pytest.mark.parametrize("trials", [6, 9])
+def test_repeated_draws_are_no_points(here, trials):
+    text = values("optimizer.lr", "[0.1, 0.2, 0.3]") + "  data.batch: {low: 3, high: 4}\n"
+    drawn = search_of(here, text, sampler="random", trials=trials).points()
+    assert len({tuple(point.items()) for point in drawn}) == len(drawn) == 6
+    text = text.replace("epochs: 2", "epochs: 1")
+    list(run_search(search_of(here, text, sampler="tpe", trials=trials), here / "out"))
+    tried = {(row["optimizer.lr"], row["data.batch"]) for row in rows(here / "out")}
+    assert len(tried) == len(rows(here / "out")) == 6
+
+
 def test_alternatives_change_several_keys_at_once(here):
     wide = "{model.0.conv2d.out_channels: 5, model.2.conv2d.in_channels: 5}"
     search = search_of(here, values("width", f"{{narrow: {{}}, wide: {wide}}}"))
     narrow, wide = (search.experiment(point, 0).build_model() for point in search.points())
     assert (len(narrow.state()["0.bias"]), len(wide.state()["0.bias"])) == (2, 5)
     assert [search.describe(point) for point in search.points()] == ["narrow", "wide"]
+
+
+def test_an_axis_may_change_a_part_of_what_an_earlier_one_has_set(here):
+    text = values("optimizer", "[{name: adam, lr: 1}, {name: sgd, lr: 1}]") + "  optimizer.lr: [2, 3]\n"
+    search = search_of(here, text)
+    rules = [search.experiment(point, 0).optimizer for point in search.points()]
+    assert [(rule.name, rule.arguments["lr"]) for rule in rules] == [
+        ("adam", 2),
+        ("adam", 3),
+        ("sgd", 2),
+        ("sgd", 3),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            values("optimizer.lr", "{low: 0.1, high: 0.2}") + "  model.1: [relu, elu, rleu]",
+            "with optimizer.lr 0.1, model.1 rleu: model[1]: unknown layer 'rleu' - did you mean 'relu'?",
+        ),
+        (
+            values("train.ema", "{low: 0.5, high: 3.0}"),
+            "with train.ema 3: train.ema: should be less than 1, not 3.0",
+        ),
+    ],
+)
+def test_tpe_tries_its_space_out_beforehand(here, text, message):
+    with pytest.raises(UsageError) as caught:
+        search_of(here, text + "\nsampler: tpe\ntrials: 8\n")
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -155,6 +208,16 @@ def test_alternatives_change_several_keys_at_once(here):
         (values("optimizer.lrr", "[1]"), "with optimizer.lrr 1: optimizer: unknown key 'lrr'"),
         (values("optimizer.lr", "[1, fast]"), "with optimizer.lr fast: optimizer.lr: should be a number"),
         (values("model.7", "[relu]"), "values.model.7: model is a list: name an index up to 2"),
+        (values("seed", "[0, 1]"), "values.seed: a trial takes its seed from seeds"),
+        (values("run", "{a: {seed: 1}, b: {}}"), "values.run: a trial takes its seed from seeds"),
+        (
+            values("model.1", "[relu, elu]") + "  act: {a: {}, b: {'model[1]': selu}}",
+            "values.act: sets model[1], so that values.model.1 has no effect",
+        ),
+        (
+            values("optimizer.lr", "[1, 2]") + "  rule: {a: {}, b: {optimizer: {name: adam}}}",
+            "values.rule: sets optimizer, so that values.optimizer.lr has no effect",
+        ),
         (SEARCH.replace("lr: learning", "lrr: learning"), "labels: unknown entry of values 'optimizer.lrr'"),
         (SEARCH + "sampler: random", "sampler: random needs trials"),
         (SEARCH + "trials: 3", "sampler: grid takes no trials"),
@@ -239,6 +302,44 @@ def test_another_search_does_not_go_into_the_same_folder(here):
         list(run_search(search_of(here), here))
 
 
+def test_a_folder_that_another_process_is_only_just_making_is_no_obstacle(here):
+    folder = here / "out"
+    (folder / "trials").mkdir(parents=True)
+    (folder / "search.lock").touch()
+    assert len(list(run_search(search_of(here), folder))) == 2
+
+
+def test_a_search_that_was_begun_before_a_key_existed_goes_on(here):
+    trials = Trials(search_of(here), here / "out")
+    written = trials.study.user_attrs["search"]
+    del written["prune"], written["base"]["train"]["clip"], written["base"]["input"]
+    trials.study.set_user_attr("search", written)
+    trials.close()
+    with pytest.raises(UsageError, match=r"holds a search whose base\.input\.channels is 3, here it is 1"):
+        Trials(search_of(here), here / "out")
+    written["base"]["input"] = {"channels": 1}
+    trials.study.set_user_attr("search", written)
+    Trials(search_of(here), here / "out").close()
+    trials.study.set_user_attr("search", {**written, "speed": 3})
+    with pytest.raises(UsageError, match=r"holds a search of another version \(unknown key 'speed'"):
+        Trials(search_of(here), here / "out")
+    trials.close()
+
+
+def test_a_damaged_folder_is_no_riddle(here):
+    search, folder = search_of(here), here / "out"
+    list(run_search(search, folder))
+    shutil.rmtree(folder / "trials" / "0000")
+    trials = Trials(search, folder)
+    write_results(trials)
+    draw_results(trials)
+    assert [len(score.psnrs) for score in scores(trials)] == [1, 0]
+    trials.close()
+    (folder / "search.sqlite").write_text("junk " * 1000)
+    with pytest.raises(DenoiseError, match=r"out/search\.sqlite: damaged, or not the trials of a search"):
+        Trials(search, folder)
+
+
 def test_a_trial_is_handed_out_once_and_again_when_it_was_dropped(here):
     one, other = (Trials(search_of(here), here / "out") for _ in range(2))
     with one.claim() as first, other.claim() as second, one.claim() as third:
@@ -320,6 +421,35 @@ def test_a_diverged_trial_counts_as_tried_and_never_as_best(here):
     trials.close()
 
 
+def test_a_line_ends_where_a_seed_diverged_and_the_legend_says_so(here, monkeypatch):
+    text = values("lr", "{one: {}, two: {optimizer.lr: 0.05}}")
+    search = search_of(here, text, seeds=[0, 1])
+    fits = iter([2, 0, 1, 0])  # epochs of one, two with seed 0, then with seed 1
+
+    def fit(experiment, folder, **_):
+        epochs = next(fits)
+        folder.path.mkdir(parents=True)
+        lines = [f"{2 * epoch},{epoch},0.1,0.1,20,10,1,1" for epoch in range(1, epochs + 1)]
+        folder.metrics.write_text("\n".join([",".join(COLUMNS), *lines, ""]))
+        yield from ()
+        if epochs < 2:
+            raise DivergedError
+
+    monkeypatch.setattr(running, "fit", fit)
+    list(run_search(search, here / "out"))
+    drawn = {}
+    monkeypatch.setattr(results, "draw_bands", lambda _, panels, **__: drawn.update(panels))
+    trials = Trials(search, here / "out")
+    draw_results(trials)
+    trials.close()
+    for bands in drawn.values():
+        assert [(band.label, band.remark, band.x) for band in bands] == [
+            ("one", " (1 of 2 diverged)", [1]),
+            ("two", " (2 of 2 diverged)", []),
+        ]
+    assert list(drawn) == ["train loss", "test loss"]
+
+
 def test_pruning_stops_what_is_below_the_median(here):
     """After five trials (Optuna's start) a hopeless one ends at its first validation, and is not repeated."""
     lrs = "[0.1, 0.11, 0.12, 0.13, 0.14, 1.0e-9]"
@@ -330,6 +460,23 @@ def test_pruning_stops_what_is_below_the_median(here):
     ended = {row["seed"]: row for row in rows(here / "out") if row["state"] == "pruned"}
     assert list(ended) == ["0"], "repeats are never stopped"
     assert ended["0"]["epochs"] == "1"
+
+
+def test_with_pruning_a_point_is_not_repeated_before_its_first_trial_has_ended(here):
+    search = search_of(here, prune="true", seeds=[0, 1])
+    one, other, third = (Trials(search, here / "out") for _ in range(3))
+    with one.claim() as first, other.claim() as second:
+        with third.claim() as nothing:
+            assert nothing is None
+        other.finish(second, "complete", 20.0)
+        with third.claim() as repeat:
+            assert (repeat.point, repeat.seed) == (second.point, 1)
+            third.finish(repeat, "complete", 20.0)
+        one.finish(first, "pruned")
+    with third.claim() as nothing:
+        assert nothing is None
+    for each in (one, other, third):
+        each.close()
 
 
 def test_tpe_tries_as_many_points_as_wanted_each_with_every_seed(here):

@@ -1,12 +1,14 @@
 """`denoise search`: try values, over several seeds, and keep the best config."""
 
 import math
+import os
 import shlex
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -128,6 +130,7 @@ def _work_alone(search: "Search", folder: Path, device: str, threads: int) -> No
     """What a worker process does."""
     from denoise_cli.cli.console import messages
 
+    Thread(target=_end_with_parent, daemon=True).start()
     try:
         with _termination_as_interrupt():
             _work(search, folder, device, threads)
@@ -136,6 +139,15 @@ def _work_alone(search: "Search", folder: Path, device: str, threads: int) -> No
     except DenoiseError as error:
         messages().print(f"error: {error}", markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
+
+
+def _end_with_parent() -> None:
+    """Ends this process as soon as the one that started it is gone, however that came about."""
+    import multiprocessing
+
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
 
 
 @contextmanager

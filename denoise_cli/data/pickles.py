@@ -1,5 +1,6 @@
 """Pairs in the course's format: one torch file that holds two uint8 tensors of shape (N, 3, 32, 32)."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +37,9 @@ def load_pairs(path: Path) -> tuple[Tensor, Tensor]:
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's remarks on a file that is refused below
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a file made to mislead can fail in any way; none of them runs its code
         raise UsageError(
             f"{path}: not a file of tensors in the course's format; nothing in it was run"

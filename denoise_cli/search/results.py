@@ -30,11 +30,11 @@ class Score:
 
     @property
     def psnrs(self) -> list[float]:
-        """Of the complete trials."""
+        """Of the complete trials whose epochs are still there."""
         return [
             max(epoch.psnr for epoch in epochs)
             for trial, epochs in zip(self.trials, self.epochs, strict=True)
-            if trial.state == "complete"
+            if trial.state == "complete" and epochs
         ]
 
     @property
@@ -46,6 +46,12 @@ class Score:
     def spread(self) -> float:
         """The standard deviation over seeds; nan for fewer than two."""
         return stdev(self.psnrs) if len(self.psnrs) > 1 else math.nan
+
+    @property
+    def diverged(self) -> list[Sequence[Epoch]]:
+        """The epochs of the trials that diverged, as far as they came."""
+        both = zip(self.trials, self.epochs, strict=True)
+        return [epochs for trial, epochs in both if trial.state == "diverged"]
 
     @property
     def seconds(self) -> float:
@@ -124,7 +130,7 @@ def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 def draw_results(trials: Trials) -> None:
     """Draws the losses by epoch: a line for each point, the mean of its seeds in a band of all of them."""
     search = trials.search
-    shown = [score for score in scores(trials) if any(score.epochs)]
+    shown = [score for score in scores(trials) if any(score.epochs) or score.diverged]
     title = search.settings.title or Path(search.source).stem
     if len(shown) > MOST_LINES:
         title += f" (the {MOST_LINES} best of {len(shown)})"
@@ -149,10 +155,14 @@ def draw_results(trials: Trials) -> None:
 
 
 def _band(search: Search, score: Score, figure: str) -> Band:
-    """The mean, the lowest and the highest figure over a point's trials, epoch by epoch."""
+    """The mean, the lowest and the highest figure over a point's trials, epoch by epoch.
+
+    It ends where the first of them diverged: a mean of the others would look as if nothing had happened.
+    """
+    end = min((len(epochs) for epochs in score.diverged), default=None)
     by_epoch: dict[float, list[float]] = {}
     for epochs in score.epochs:
-        for each in epochs:
+        for each in epochs[:end]:
             by_epoch.setdefault(each.epoch, []).append(getattr(each, figure))
     x = sorted(by_epoch)
     alone = len(search.axes) == 1
@@ -162,4 +172,5 @@ def _band(search: Search, score: Score, figure: str) -> Band:
         [float(np.mean(by_epoch[epoch])) for epoch in x],
         [min(by_epoch[epoch]) for epoch in x],
         [max(by_epoch[epoch]) for epoch in x],
+        remark=f" ({len(score.diverged)} of {len(score.trials)} diverged)" if score.diverged else "",
     )

@@ -11,6 +11,7 @@ One point of a search has a value for each entry of `values`; a trial is a point
 
 import itertools
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +80,14 @@ class Alternatives:
     def distribution(self) -> BaseDistribution:
         return CategoricalDistribution(list(self.changes_by_label))
 
+    @property
+    def size(self) -> float:
+        return len(self.changes_by_label)
+
+    @property
+    def keys(self) -> Sequence[str]:
+        return [key for changes in self.changes_by_label.values() for key in changes]
+
     def changes(self, value: Value) -> Mapping[str, Any]:
         return self.changes_by_label[str(value)]
 
@@ -96,6 +105,15 @@ class Interval:
         if isinstance(low, int) and isinstance(high, int):
             return IntDistribution(low, high, log=self.range.log)
         return FloatDistribution(low, high, log=self.range.log)
+
+    @property
+    def size(self) -> float:
+        low, high = self.range.low, self.range.high
+        return high - low + 1 if isinstance(low, int) and isinstance(high, int) else math.inf
+
+    @property
+    def keys(self) -> Sequence[str]:
+        return [self.key]
 
     def changes(self, value: Value) -> Mapping[str, Any]:
         return {self.key: value}
@@ -132,9 +150,18 @@ class Search:
             return [dict(zip(self.axes, each, strict=True)) for each in itertools.product(*labels)]
         if self.settings.sampler == "random":
             study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-            drawn = [study.ask(self.distributions).params for _ in range(self.settings.trials or 0)]
-            return list({tuple(params.items()): params for params in drawn}.values())
+            points: list[Point] = []
+            while len(points) < min(self.settings.trials or 0, self.size):
+                point = study.ask(self.distributions).params
+                if point not in points:
+                    points.append(point)
+            return points
         return []
+
+    @property
+    def size(self) -> float:
+        """How many points there are to choose from."""
+        return math.prod(axis.size for axis in self.axes.values())
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
@@ -175,16 +202,34 @@ class Search:
         for name, axis in self.axes.items():
             if settings.sampler == "grid" and isinstance(axis, Interval):
                 raise SpecError(f"values.{name}", "a grid needs a list of values; random and tpe take ranges")
-        for point in self.points() or [self._corner()]:
+        self._check_keys()
+        for point in self.points() or self._probes():
             if self.experiment(point, settings.seeds[0]).data.validation is None:
                 raise SpecError("base", "has no data.validation, so nothing would tell which trial is better")
 
-    def _corner(self) -> Point:
-        """The first value of everything."""
-        return {
-            name: axis.range.low if isinstance(axis, Interval) else next(iter(axis.changes_by_label))
+    def _check_keys(self) -> None:
+        """Raises SpecError for an axis that changes the seed, or what an earlier axis has changed."""
+        earlier: list[tuple[list[str], str]] = []
+        for name, axis in self.axes.items():
+            for key in axis.keys:
+                steps = strict_yaml.steps_of(key)
+                if steps == ["seed"]:
+                    raise SpecError(f"values.{name}", "a trial takes its seed from seeds; list them there")
+                for other, where in earlier:
+                    if other[: len(steps)] == steps:
+                        raise SpecError(f"values.{name}", f"sets {key}, so that values.{where} has no effect")
+            earlier += [(strict_yaml.steps_of(key), name) for key in axis.keys]
+
+    def _probes(self) -> list[Point]:
+        """Every label and both ends of every range, each with the first values of the others."""
+        ends = {
+            name: [axis.range.low, axis.range.high]
+            if isinstance(axis, Interval)
+            else list(axis.changes_by_label)
             for name, axis in self.axes.items()
         }
+        first = {name: values[0] for name, values in ends.items()}
+        return [{**first, name: value} for name, values in ends.items() for value in values]
 
 
 def load_search(path: Path, overrides: Sequence[str] = ()) -> Search:

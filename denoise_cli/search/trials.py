@@ -5,6 +5,7 @@ so that no two processes get the same one, and a process that has one holds anot
 operating system frees the locks of a process that dies, however it dies: its trial is then handed out again.
 """
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,12 +14,17 @@ from typing import Any, Literal
 
 import optuna
 from filelock import BaseFileLock, FileLock, Timeout
+from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import URL
+from sqlalchemy.exc import SQLAlchemyError
 
+from denoise_cli.config import Experiment
+from denoise_cli.data.sources import picture_files
 from denoise_cli.errors import DenoiseError, UsageError
+from denoise_cli.nn.arguments import SpecError
 from denoise_cli.search.folder import TrialFolder
-from denoise_cli.search.settings import Point, Search
+from denoise_cli.search.settings import Point, Search, Settings
 from denoise_cli.trainer import flat
 
 Outcome = Literal["complete", "pruned", "diverged"]
@@ -66,14 +72,14 @@ class Trials:
     def __init__(self, search: Search, folder: Path) -> None:
         self.search, self.folder = search, folder
         database = folder / "search.sqlite"
-        if folder.exists() and not (folder.is_dir() and (database.exists() or not any(folder.iterdir()))):
-            raise UsageError(f"{folder}: is in use by something else; --out names another folder")
         try:
+            if folder.exists() and not _is_ours(folder):
+                raise UsageError(f"{folder}: is in use by something else; --out names another folder")
             (folder / "trials").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise DenoiseError(f"{folder}: cannot be made ready ({error.strerror or error})") from error
         self.lock = FileLock(folder / "search.lock")
-        with self.lock:
+        with self.lock, _readable(database):
             url = URL.create("sqlite", database=str(database))  # with any character that a path may have
             self.storage = optuna.storages.RDBStorage(
                 str(url), engine_kwargs={"connect_args": {"timeout": 60}}
@@ -94,7 +100,7 @@ class Trials:
     def _agree(self) -> None:
         """Writes down what is searched; raises UsageError where the folder was begun for something else."""
         now = self.search.dump()
-        before = self.study.user_attrs.get("search", now)
+        before = self._complete(self.study.user_attrs.get("search", now))
         old, new = flat(before), flat(now)
         for key in sorted(old.keys() | new.keys()):
             free = key.split(".")[0] in MAY_CHANGE or (key.startswith("base.data.") and key.endswith(".path"))
@@ -105,7 +111,26 @@ class Trials:
                 )
         if not set(before["seeds"]) <= set(now["seeds"]) or (before["trials"] or 0) > (now["trials"] or 0):
             raise UsageError(f"{self.folder}: holds a search of more seeds or trials; --out names another")
+        files = _data_files(self.search.base)
+        begun = {**files, **self.study.user_attrs.get("data", {})}
+        for section, found in files.items():
+            if begun[section] != found:
+                raise UsageError(
+                    f"{self.folder}: holds a search on other data: {section} had {begun[section]}, here"
+                    f" {found}; --out names another folder"
+                )
         self.study.set_user_attr("search", now)
+        self.study.set_user_attr("data", begun)
+
+    def _complete(self, dump: dict[str, Any]) -> dict[str, Any]:
+        """What was written down, with the defaults of keys that came into being later."""
+        try:
+            settings, base = Settings.check(dump), Experiment.check(dump["base"])
+        except SpecError as error:
+            raise UsageError(
+                f"{self.folder}: holds a search of another version ({error}); --out names another folder"
+            ) from error
+        return {**settings.model_dump(mode="json"), "base": base.dump()}
 
     # Handing out --------------------------------------------------------------------------------------------
 
@@ -181,11 +206,14 @@ class Trials:
 
     def _missing(self) -> tuple[Point, int] | None:
         """A point and a seed that nobody has tried or is trying."""
-        trials = self._all()
+        trials, settings = self._all(), self.search.settings
         taken = {_key(each) for each in trials if each.state in OCCUPIED}
+        ended = {_key(each) for each in trials if each.state in (TrialState.COMPLETE, TrialState.PRUNED)}
         given_up = [each.params for each in trials if each.user_attrs.get("outcome") == "pruned"]
         points = [each.params for each in trials if "suggested" in each.user_attrs] or self.search.points()
-        for seed in self.search.settings.seeds:
+        for seed in settings.seeds:
+            if settings.prune and seed != settings.seeds[0]:  # the first trial says whether there are more
+                points = [point for point in points if (_sorted(point), settings.seeds[0]) in ended]
             for point in points:
                 if point not in given_up and (_sorted(point), seed) not in taken:
                     return point, seed
@@ -194,18 +222,21 @@ class Trials:
     def _suggestion(self) -> Trial | None:
         """A trial of a point that earlier results make promising; None where there were enough."""
         settings = self.search.settings
+        repeated = False
         while settings.sampler == "tpe":
             trials = self._all()
             before = [each.params for each in trials if "suggested" in each.user_attrs]
-            if len(before) == settings.trials:
+            if len(before) >= min(settings.trials or 0, self.search.size):
                 break
-            self.study.sampler = optuna.samplers.TPESampler(seed=len(trials))
+            sampler = optuna.samplers.RandomSampler if repeated else optuna.samplers.TPESampler
+            self.study.sampler = sampler(seed=len(trials))
             handle = self.study.ask(self.search.distributions)
-            handle.set_user_attr("suggested", True)
-            handle.set_user_attr("seed", settings.seeds[0])
             if handle.params not in before:
+                handle.set_user_attr("suggested", True)
+                handle.set_user_attr("seed", settings.seeds[0])
                 return self._begin(handle)
-            self.study.tell(handle, state=TrialState.FAIL)  # tried already: that one counts
+            self.study.tell(handle, state=TrialState.FAIL)
+            repeated = True  # what is near the best has been tried: look elsewhere
         return None
 
     def _begin(self, handle: optuna.Trial) -> Trial:
@@ -220,6 +251,41 @@ class Trials:
 
     def _trial_lock(self, name: str) -> BaseFileLock:
         return FileLock(self.folder / f"{name}.lock")
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is empty or a search's, be it one that another process is only just making."""
+    names = {file.name for file in folder.iterdir()} if folder.is_dir() else {""}
+    return "search.sqlite" in names or names <= {"search.lock", "trials"}
+
+
+@contextmanager
+def _readable(database: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise DenoiseError(
+            f"{database}: damaged, or not the trials of a search; --out names another folder"
+        ) from error
+
+
+def _data_files(experiment: Experiment) -> dict[str, str]:
+    """What the files of `data.train` and `data.validation` hold, wherever they lie.
+
+    For a folder, names and sizes say so: reading all of its pictures would take too long.
+    """
+    found = {}
+    for section in ("train", "validation"):
+        path = getattr(getattr(experiment.data, section), "path", None)
+        if path is not None and path.is_file():
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            found[f"data.{section}"] = f"{path.stat().st_size} bytes (sha256 {digest[:16]})"
+        elif path is not None and path.is_dir():
+            sizes = {str(file.relative_to(path)): file.stat().st_size for file in picture_files(path)}
+            digest = hashlib.sha256(repr(sizes).encode()).hexdigest()
+            found[f"data.{section}"] = f"{len(sizes)} files (sha256 {digest[:16]})"
+    return found
 
 
 def _key(trial: FrozenTrial) -> tuple[tuple[tuple[str, Any], ...], int | None]:

@@ -3,9 +3,15 @@
 import csv
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock, Timeout
+from PIL import Image
 from typer.testing import CliRunner
 
 from denoise_cli.checkpoint import load_model
@@ -13,6 +19,7 @@ from denoise_cli.cli.app import app
 from denoise_cli.search import running
 from denoise_cli.training import StepRecord, fit
 
+ROOT = Path(__file__).parent.parent.parent
 SEARCH = """
 base:
   input: {channels: 1}
@@ -74,6 +81,36 @@ def test_workers_share_the_trials(here):
     assert tried == [(lr, seed, "complete") for lr in ("0.05", "0.1") for seed in "01"]
 
 
+def test_workers_end_with_the_process_that_started_them(here):
+    (here / "search.yaml").write_text(SEARCH.replace("epochs: 2", "epochs: 1000000"))
+    command = [sys.executable, "-m", "denoise_cli", "search", "--config", "search.yaml", "--out", "out"]
+    parent = subprocess.Popen([*command, "--workers", "2"], env={**os.environ, "PYTHONPATH": str(ROOT)})
+    locks = [here / "out" / "trials" / f"000{number}.lock" for number in range(2)]
+    try:
+        assert in_time(lambda: all(map(is_held, locks))), "both workers have begun"
+    finally:
+        parent.kill()
+        parent.wait()
+    assert in_time(lambda: not any(map(is_held, locks)))
+
+
+def is_held(path):
+    if not path.exists():
+        return False
+    try:
+        FileLock(path).acquire(blocking=False).lock.release()
+    except Timeout:
+        return True
+    return False
+
+
+def in_time(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.1)
+    return condition()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_search_is_carried_on_by_the_same_command(here, monkeypatch, number):
     def interrupted(*arguments, **keywords):
@@ -100,6 +137,32 @@ def test_other_data(here):
     assert result.exit_code == 0, result.output
     data = load_model("out/trials/0000").meta["experiment"].data
     assert (str(data.train.path), str(data.validation.path)) == ("train.pkl", "val.pkl")
+
+
+def test_a_search_goes_on_with_moved_data_but_not_with_other_data(here):
+    for name in ("one", "two"):
+        torch.save(tuple(torch.randint(0, 256, (2, 4, 1, 8, 8), dtype=torch.uint8)), here / f"{name}.pkl")
+    assert search("--train-data", "one.pkl").exit_code == 0
+    (here / "one.pkl").rename(here / "moved.pkl")
+    (here / "search.yaml").write_text(SEARCH + "seeds: [0, 1]")
+    other = search("--train-data", "two.pkl")
+    assert other.exit_code == 2
+    assert other.stderr.startswith("error: out: holds a search on other data: data.train had ")
+    assert len(rows(here / "out")) == 2
+    assert search("--train-data", "moved.pkl").exit_code == 0
+    assert len(rows(here / "out")) == 4
+
+
+def test_a_search_does_not_go_on_with_another_folder_of_pictures(here):
+    for name in ("photos", "others"):
+        (here / name).mkdir()
+        Image.new("L", (16, 16)).save(here / name / "a.png")
+    Image.new("L", (16, 16)).save(here / "others" / "b.png")
+    assert search("--train-data", "photos").exit_code == 0
+    other = search("--train-data", "others")
+    assert "data.train had 1 files (sha256" in other.stderr
+    (here / "photos").rename(here / "others" / "moved")
+    assert search("--train-data", "others/moved").exit_code == 0
 
 
 class Hostile:

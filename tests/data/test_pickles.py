@@ -74,7 +74,7 @@ def test_other_content(tmp_path: Path, content: Any, message: str) -> None:
 
 
 @pytest.mark.parametrize("new_format", [True, False])
-def test_nothing_is_executed(tmp_path: Path, new_format: bool) -> None:
+def test_nothing_is_executed(tmp_path: Path, new_format: bool, recwarn: pytest.WarningsRecorder) -> None:
     witness = tmp_path / "witness"
     path = saved(tmp_path, (pictures(), Hostile(witness)), _use_new_zipfile_serialization=new_format)
     with pytest.raises(UsageError, match="nothing in it was run"):
@@ -82,6 +82,7 @@ def test_nothing_is_executed(tmp_path: Path, new_format: bool) -> None:
     path.write_bytes(pickle.dumps(Hostile(witness)))
     with pytest.raises(UsageError, match="nothing in it was run"):
         load_pairs(path)
+    assert not recwarn.list
     assert not witness.exists()
 
 
