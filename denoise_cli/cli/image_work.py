@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -144,6 +145,17 @@ class Work:
             return None
         self.display.begin(job.source.name)
         start = time.perf_counter()
+        with _naming(job):
+            results, noises = self._denoised(job, pages)
+            if self.sheet:
+                sigma, truth = noises[0].sigma, self.sheet.reference
+                draw_comparison(self.sheet.path, pages[0], results[0], sigma=sigma, reference=truth)
+        seconds = time.perf_counter() - start
+        if sum(page.samples.nbytes for page in results) > _LARGE:
+            give_back_memory()
+        return Pages(results, noises, seconds)
+
+    def _denoised(self, job: Job, pages: list[Picture]) -> tuple[list[Picture], list[Noise]]:
         results, noises = [], []
         for number, page in enumerate(pages, 1):
             denoiser = self.denoiser_for(page)
@@ -160,13 +172,7 @@ class Work:
             noises.append(noise)
             name = f"{job.source}, page {number}" if len(pages) > 1 else str(job.source)
             self.display.say(f"{name}: {_told(noise)}")
-        if self.sheet:
-            sigma, truth = noises[0].sigma, self.sheet.reference
-            draw_comparison(self.sheet.path, pages[0], results[0], sigma=sigma, reference=truth)
-        seconds = time.perf_counter() - start
-        if sum(page.samples.nbytes for page in results) > _LARGE:
-            give_back_memory()
-        return Pages(results, noises, seconds)
+        return results, noises
 
     def write(self, job: Job, result: Pages | None) -> list[str]:
         """Writes the output; what its format could not hold."""
@@ -174,13 +180,15 @@ class Work:
             return []
         if job.target == STREAM:
             target = self._format(job, result.pages)
-            sys.stdout.buffer.write(encode_pages(result.pages, target.name))
+            with _naming(job):
+                sys.stdout.buffer.write(encode_pages(result.pages, target.name))
             return losses(result.pages, target)
         if job.mirrored:
             try:
                 job.target.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise DenoiseError(f"{job.target.parent}: cannot be made: {error.strerror}") from error
+                folder = job.target.parent
+                raise DenoiseError(f"{job.source}: {folder}: cannot be made: {error.strerror}") from error
         return write_pages(result.pages, job.target, force=self.force)
 
     def report(self, done: "Done[Pages | None, list[str]]") -> Report:
@@ -223,6 +231,16 @@ def denoisers(
         return taught
     denoiser = load_model(model or DEFAULT_MODEL, place)
     return lambda picture: denoiser
+
+
+@contextmanager
+def _naming(job: Job) -> Iterator[None]:
+    """Inside, an error names the picture that it is about: among many, nothing else would tell."""
+    try:
+        yield
+    except DenoiseError as error:
+        name = "stdin" if job.source == STREAM else job.source
+        raise type(error)(f"{name}: {error}") from error
 
 
 def _told(noise: Noise) -> str:

@@ -393,6 +393,17 @@ def test_one_bad_file_stops_no_other(here):
     assert left_over() == []
 
 
+def test_what_fails_in_computing_or_in_making_a_folder_names_its_picture(here):
+    save("a.png")
+    save("d/sub/b.png", PHOTO[:20])
+    save("mask.png", np.zeros(PHOTO.shape[:2], np.uint8))
+    Path("out").mkdir()
+    result = run("a.png", "d/sub/b.png", "out", "--sigma-map", "mask.png", code=1)
+    assert "\n  d/sub/b.png: the sigma map is 48 x 40 pixels, the picture 48 x 20" in result.stderr
+    Path("out/sub").write_text("no folder")
+    assert "\n  d/sub/b.png: out/sub: " in run("a.png", "d/sub", "d", "out", "-r", "--force", code=1).stderr
+
+
 def test_files_that_fail_leave_nothing_in_memory(here, monkeypatch):
     held = []
 
