@@ -62,7 +62,7 @@ class Report:
         pages = self.result.noises if self.result else []
         return {
             "input": str(self.job.source),
-            "output": str(self.job.target),
+            "output": None if self.job.missing else str(self.job.target),
             "status": self.status,
             "pages": [{"sigma": noise.sigma, "channels": noise.channels} for noise in pages],
             "seconds": round(self.result.seconds, 3) if self.result else None,
@@ -120,6 +120,8 @@ class Work:
 
     def read(self, job: Job) -> list[Picture] | None:
         """The pages of the input; None where the output is there and that is enough."""
+        if job.missing:
+            raise DenoiseError(job.missing)
         if job.target != STREAM and job.target.exists() and not self.force:
             if self.skip_existing:
                 return None

@@ -393,6 +393,16 @@ def test_one_bad_file_stops_no_other(here):
     assert left_over() == []
 
 
+def test_a_name_that_stands_for_nothing_stops_no_other(here):
+    save("a.png")
+    Path("empty").mkdir()
+    result = run("nomatch*.png", "a.png", "empty", "out", "--json", code=1)
+    assert "1 done, 2 failed:\n  nomatch*.png: matches no file\n  empty: has no pictures" in result.stderr
+    assert [each["output"] for each in json.loads(result.stdout)] == ["out/a.png", None, None]
+    assert_blurred("out/a.png")
+    assert "matches no file; empty: has" in run("nomatch*.png", "empty", "out", code=2).stderr
+
+
 def test_what_fails_in_computing_or_in_making_a_folder_names_its_picture(here):
     save("a.png")
     save("d/sub/b.png", PHOTO[:20])
