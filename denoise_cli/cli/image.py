@@ -205,7 +205,8 @@ def image(
         reports = []
         for done in run(planned, work.read, work.compute, work.write, threads=jobs):
             reports.append(work.report(done))
-            if done.error and len(planned) > 1:  # --traceback shows the frames of a single one
+            if done.error and len(planned) > 1:  # a single one is raised, and --traceback shows its frames
+                shown.warn(f"failed: {reports[-1].reason}")
                 forget_frames(done.error)
     if as_json:
         print_json([report.as_data() for report in reports])

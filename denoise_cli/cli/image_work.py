@@ -198,7 +198,6 @@ class Work:
         self.display.finish()
         job, result = done.job, done.computed
         if done.error is not None:
-            self.display.warn(f"failed: {reason(done.error)}")
             return Report(job, "failed", error=done.error)
         if result is None:
             self.display.say(f"{job.source}: skipped, {job.target} exists")

@@ -551,7 +551,9 @@ def test_what_fails_is_told_in_one_line(here, arguments, message):
     Path("text.png").write_text("a text")
     Path("there.png").write_text("mine")
     result = run(*arguments, code=1)
+    assert result.stderr.splitlines()[-1].startswith("error: ")
     assert message in result.stderr
+    assert sum(message in line for line in result.stderr.splitlines()) == 1
     assert Path("there.png").read_text() == "mine"
     assert not Path("out.png").exists()
     assert left_over() == []
