@@ -24,7 +24,7 @@ from denoise_cli.cli.noise import noise
 from denoise_cli.cli.psnr import psnr
 from denoise_cli.cli.search import search
 from denoise_cli.cli.train import train
-from denoise_cli.errors import DenoiseError
+from denoise_cli.errors import DenoiseError, in_one_line
 
 EPILOG = """[dim]Denoise a picture[/dim]   denoise image noisy.png clean.png
 [dim]Train a network  [/dim]   denoise train --config configs/quickstart.yaml
@@ -47,7 +47,8 @@ class Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()  # a full disk or a closed pipe shows here, and not when Python has left
+            if sys.stdout is not None:
+                sys.stdout.flush()  # a full disk or a closed pipe shows here, and not when Python has left
             return result
         except KeyboardInterrupt:
             _leave("stopped", 130)
@@ -63,7 +64,8 @@ class Commands(TyperGroup):
                 exit_code = 1
             if ctx.params["traceback"]:
                 traceback.print_exc()
-            _leave(f"error: {_in_one_line(error)}", exit_code)
+            line = in_one_line(error, hint=" (denoise --traceback ... shows where)")
+            _leave(f"error: {line}", exit_code)
 
 
 def _without_types_of_flags(parameters: list[Any]) -> list[Any]:
@@ -72,15 +74,6 @@ def _without_types_of_flags(parameters: list[Any]) -> list[Any]:
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""
     return parameters
-
-
-def _in_one_line(error: Exception) -> str:
-    if isinstance(error, DenoiseError):
-        return str(error)
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    first, *_ = str(error).splitlines() or [""]
-    return f"internal error: {type(error).__name__}: {first} (denoise --traceback ... shows where)"
 
 
 def _leave(message: str, exit_code: int) -> NoReturn:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from denoise_cli.cli.image_display import Display
-from denoise_cli.cli.pipeline import Done, reason
+from denoise_cli.cli.pipeline import Done
 from denoise_cli.cli.plan import STREAM, Job, same_file
 from denoise_cli.comparison import draw_comparison
 from denoise_cli.denoiser import Denoiser
 from denoise_cli.denoising import Noise, Settings, denoise_picture, measure_noise
-from denoise_cli.errors import DenoiseError, UsageError
+from denoise_cli.errors import DenoiseError, UsageError, in_one_line
 from denoise_cli.hardware import give_back_memory
 from denoise_cli.images import (
     Format,
@@ -55,7 +55,7 @@ class Report:
 
     @property
     def reason(self) -> str:
-        return "" if self.error is None else reason(self.error)
+        return "" if self.error is None else in_one_line(self.error)
 
     def as_data(self) -> dict[str, Any]:
         """Everything as JSON can hold it. `pages` tells the noise of each."""
@@ -116,7 +116,12 @@ class Work:
     def take_stdin(self, jobs: list[Job]) -> None:
         """Waits for stdin where it is an input. Ctrl-C ends this on the main thread, and nowhere else."""
         if any(job.source == STREAM for job in jobs):
-            self._stdin = sys.stdin.buffer.read()
+            if sys.stdin is None:
+                raise DenoiseError("stdin: is closed")
+            try:
+                self._stdin = sys.stdin.buffer.read()
+            except OSError as error:
+                raise DenoiseError(f"stdin: cannot be read: {error.strerror}") from error
 
     def read(self, job: Job) -> list[Picture] | None:
         """The pages of the input; None where the output is there and that is enough."""
@@ -183,7 +188,7 @@ class Work:
         if job.target == STREAM:
             target = self._format(job, result.pages)
             with _naming(job):
-                sys.stdout.buffer.write(encode_pages(result.pages, target.name))
+                _to_stdout(encode_pages(result.pages, target.name))
             return losses(result.pages, target)
         if job.mirrored:
             try:
@@ -232,6 +237,18 @@ def denoisers(
         return taught
     denoiser = load_model(model or DEFAULT_MODEL, place)
     return lambda picture: denoiser
+
+
+def _to_stdout(data: bytes) -> None:
+    if sys.stdout is None:
+        raise DenoiseError("stdout: is closed")
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:  # the reader has enough, which is no error
+        raise
+    except OSError as error:
+        raise DenoiseError(f"stdout: cannot be written: {error.strerror}") from error
 
 
 @contextmanager

@@ -267,6 +267,24 @@ def test_ctrl_c_ends_waiting_for_stdin(here):
         assert process.stderr.read() == b"stopped\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize(
+    ("command", "redirection", "message"),
+    [
+        ("in.png -", "> /dev/full", "in.png: stdout: cannot be written: No space left on device"),
+        ("in.png -", ">&-", "in.png: stdout: is closed"),
+        ("- out.png", "<&-", "stdin: is closed"),
+        ("- out.png", "0> /dev/null", "stdin: cannot be read: Bad file descriptor"),
+    ],
+)
+def test_a_full_or_closed_stream_is_told_in_one_line(here, command, redirection, message):
+    save("in.png")
+    code = starting(f"image {command} --model blur.safetensors --quiet")
+    shell = ["sh", "-c", f'"$0" -c "$1" {redirection}', sys.executable, code]
+    done = subprocess.run(shell, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, f"error: {message}\n")
+
+
 # Many pictures
 
 
