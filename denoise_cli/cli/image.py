@@ -188,7 +188,7 @@ def image(
     if (compare or reference) and len(planned) != 1:
         raise UsageError(f"--compare is for one picture, not for {len(planned)}")
     if sigma_map:
-        settings = replace(settings, sigma_map=_read_map(sigma_map))
+        settings = replace(settings, sigma_map=_read_map(sigma_map))  # upright, as the pictures are seen
     if threads:
         torch.set_num_threads(threads)
     with products_in(choose_precision(precision)), display(len(planned), quiet=quiet) as shown:
@@ -224,10 +224,10 @@ def _tile(text: str) -> "int | Literal['auto', 'off']":
 
 
 def _read_map(path: Path) -> "Source":
-    from denoise_cli.images import read_array
+    from denoise_cli.images import as_viewed, in_channels, read_picture
     from denoise_cli.windows import ArraySource
 
-    return ArraySource(read_array(path, channels=1))
+    return ArraySource(in_channels(as_viewed(read_picture(path)).pixels, 1))
 
 
 def _conclude(reports: "list[Report]", *, quiet: bool) -> None:

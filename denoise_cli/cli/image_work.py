@@ -19,6 +19,8 @@ from denoise_cli.hardware import give_back_memory
 from denoise_cli.images import (
     Format,
     Picture,
+    as_stored,
+    as_viewed,
     encode_pages,
     losses,
     output_format,
@@ -27,6 +29,7 @@ from denoise_cli.images import (
     write_pages,
 )
 from denoise_cli.library import DEFAULT_MODEL
+from denoise_cli.windows import ArraySource
 
 DenoiserFor = Callable[[Picture], Denoiser]
 
@@ -92,7 +95,7 @@ class Sheet:
                 raise UsageError(f"--compare {path}: is the {name}: choose another name for the sheet")
         if path.exists() and not force:
             raise UsageError(f"{path}: exists already: choose another name, or --force to replace it")
-        return cls(path, read_picture(reference) if reference else None)
+        return cls(path, as_viewed(read_picture(reference)) if reference else None)
 
 
 class Work:
@@ -156,7 +159,8 @@ class Work:
             results, noises = self._denoised(job, pages)
             if self.sheet:
                 sigma, truth = noises[0].sigma, self.sheet.reference
-                draw_comparison(self.sheet.path, pages[0], results[0], sigma=sigma, reference=truth)
+                before, after = as_viewed(pages[0]), as_viewed(results[0])
+                draw_comparison(self.sheet.path, before, after, sigma=sigma, reference=truth)
         seconds = time.perf_counter() - start
         if sum(page.samples.nbytes for page in results) > _LARGE:
             give_back_memory()
@@ -166,11 +170,12 @@ class Work:
         results, noises = [], []
         for number, page in enumerate(pages, 1):
             denoiser = self.denoiser_for(page)
-            noise = measure_noise(denoiser, page, self.settings)
+            settings = self._settings_for(page)
+            noise = measure_noise(denoiser, page, settings)
             result = denoise_picture(
                 denoiser,
                 page,
-                self.settings,
+                settings,
                 noise=noise,
                 in_place=self.sheet is None,  # the sheet shows both
                 progress=self.display.advance,
@@ -180,6 +185,14 @@ class Work:
             name = f"{job.source}, page {number}" if len(pages) > 1 else str(job.source)
             self.display.say(f"{name}: {_told(noise)}")
         return results, noises
+
+    def _settings_for(self, page: Picture) -> Settings:
+        """The settings, with the sigma map turned from upright to how the page is stored."""
+        mask = self.settings.sigma_map
+        if mask is None:
+            return self.settings
+        upright = mask.window(0, mask.height, 0, mask.width)
+        return replace(self.settings, sigma_map=ArraySource(as_stored(upright, page)))
 
     def write(self, job: Job, result: Pages | None) -> list[str]:
         """Writes the output; what its format could not hold."""

@@ -60,10 +60,17 @@ def read_pages(source: str | Path | bytes, *, name: str | None = None) -> list[P
 def read_array(path: str | Path, channels: int) -> Pixels:
     """A picture's pixels alone, float32 (H, W, channels) in [0, 1]: for training and for comparing.
 
-    Colour becomes gray as luma (ITU-R BT.601, the protocol of the gray benchmarks), gray becomes three equal
-    channels. Alpha, profile and orientation are ignored.
+    Alpha, profile and orientation are ignored.
     """
-    pixels = read_picture(path).pixels
+    return in_channels(read_picture(path).pixels, channels)
+
+
+def in_channels(pixels: Pixels, channels: int) -> Pixels:
+    """Pixels (H, W, 1 or 3) in 1 or 3 channels.
+
+    Colour becomes gray as luma (ITU-R BT.601, the protocol of the gray benchmarks), gray becomes three equal
+    channels.
+    """
     if channels == pixels.shape[2]:
         return pixels
     return pixels @ _LUMA if channels == 1 else np.repeat(pixels, 3, axis=2)

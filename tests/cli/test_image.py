@@ -16,7 +16,7 @@ import pytest
 import tifffile
 import torch
 import typer
-from PIL import Image
+from PIL import Image, ImageOps
 from skimage.data import astronaut
 from typer.testing import CliRunner
 
@@ -181,6 +181,25 @@ def test_sigma_map(here):
     run("in.png", "out.png", "--sigma-map", "mask.png")
     assert np.array_equal(load("out.png")[20:], PHOTO[20:])
     assert np.abs(load("out.png")[1:19, 1:-1] - blurred()[:18]).max() <= 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_sigma_map_and_sheet_are_upright(here, orientation, monkeypatch):
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(PHOTO).save("in.png", exif=exif)
+    seen = np.asarray(ImageOps.exif_transpose(Image.open("in.png")))
+    mask = np.zeros(seen.shape[:2], np.uint8)
+    mask[:, :15] = 255
+    save("mask.png", mask)
+    drawn = []
+    monkeypatch.setattr("denoise_cli.cli.image_work.draw_comparison", lambda *pair, **more: drawn.append(pair))
+    run("in.png", "out.png", "--sigma-map", "mask.png", "--compare", "sheet.png")
+    ((_, before, after),) = drawn
+    assert np.array_equal(before.samples, seen)
+    assert np.array_equal(after.samples[:, 15:], seen[:, 15:])
+    assert np.abs(after.samples[1:-1, 1:14] - blurred(seen[:, :15])).max() <= 1
+    assert np.array_equal(after.samples, ImageOps.exif_transpose(Image.open("out.png")))
 
 
 def test_luma_chroma_and_ensemble(here):
