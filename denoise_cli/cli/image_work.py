@@ -11,10 +11,11 @@ from typing import Any, Literal
 from denoise_cli.cli.image_display import Display
 from denoise_cli.cli.pipeline import Done
 from denoise_cli.cli.plan import STREAM, Job, same_file
-from denoise_cli.comparison import draw_comparison
+from denoise_cli.comparison import check_reference, draw_comparison
 from denoise_cli.denoiser import Denoiser
 from denoise_cli.denoising import Noise, Settings, denoise_picture, measure_noise
 from denoise_cli.errors import DenoiseError, UsageError, in_one_line
+from denoise_cli.files import check_place
 from denoise_cli.hardware import give_back_memory
 from denoise_cli.images import (
     Format,
@@ -39,11 +40,15 @@ _LARGE = 64 * 2**20
 
 @dataclass(frozen=True)
 class Pages:
-    """The pages of a file, the noise of each, and the seconds it took to denoise them."""
+    """The pages of a file, the noise of each, and the seconds it took to denoise them.
+
+    `before`: the first page as it was, where a sheet is to show it.
+    """
 
     pages: list[Picture]
     noises: list[Noise] = field(default_factory=list)
     seconds: float = 0.0
+    before: Picture | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,7 @@ class Sheet:
                 raise UsageError(f"--compare {path}: is the {name}: choose another name for the sheet")
         if path.exists() and not force:
             raise UsageError(f"{path}: exists already: choose another name, or --force to replace it")
+        check_place(path)
         return cls(path, as_viewed(read_picture(reference)) if reference else None)
 
 
@@ -136,6 +142,8 @@ class Work:
             raise DenoiseError(
                 f"{job.target}: exists already: --force replaces it, --skip-existing leaves it"
             )
+        if job.target != STREAM:
+            check_place(job.target, make_folders=job.mirrored)
         if job.source == STREAM:
             data, self._stdin = self._stdin, b""
             pages = read_pages(data, name="stdin")
@@ -147,6 +155,9 @@ class Work:
             raise
         except DenoiseError as error:
             raise DenoiseError(f"{job.target}: {error}") from error
+        if self.sheet:
+            with _naming(job):
+                check_reference(as_viewed(pages[0]), self.sheet.reference)
         return pages
 
     def compute(self, job: Job, pages: list[Picture] | None) -> Pages | None:
@@ -157,14 +168,10 @@ class Work:
         start = time.perf_counter()
         with _naming(job):
             results, noises = self._denoised(job, pages)
-            if self.sheet:
-                sigma, truth = noises[0].sigma, self.sheet.reference
-                before, after = as_viewed(pages[0]), as_viewed(results[0])
-                draw_comparison(self.sheet.path, before, after, sigma=sigma, reference=truth)
         seconds = time.perf_counter() - start
         if sum(page.samples.nbytes for page in results) > _LARGE:
             give_back_memory()
-        return Pages(results, noises, seconds)
+        return Pages(results, noises, seconds, before=pages[0] if self.sheet else None)
 
     def _denoised(self, job: Job, pages: list[Picture]) -> tuple[list[Picture], list[Noise]]:
         results, noises = [], []
@@ -195,21 +202,29 @@ class Work:
         return replace(self.settings, sigma_map=ArraySource(as_stored(upright, page)))
 
     def write(self, job: Job, result: Pages | None) -> list[str]:
-        """Writes the output; what its format could not hold."""
+        """Writes the output, and then the sheet; what the output's format could not hold."""
         if result is None:
             return []
+        notes = self._write_pages(job, result.pages)
+        if self.sheet and result.before:
+            before, after = as_viewed(result.before), as_viewed(result.pages[0])
+            sigma, truth = result.noises[0].sigma, self.sheet.reference
+            draw_comparison(self.sheet.path, before, after, sigma=sigma, reference=truth)
+        return notes
+
+    def _write_pages(self, job: Job, pages: list[Picture]) -> list[str]:
         if job.target == STREAM:
-            target = self._format(job, result.pages)
+            target = self._format(job, pages)
             with _naming(job):
-                _to_stdout(encode_pages(result.pages, target.name))
-            return losses(result.pages, target)
+                _to_stdout(encode_pages(pages, target.name))
+            return losses(pages, target)
         if job.mirrored:
             try:
                 job.target.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 folder = job.target.parent
                 raise DenoiseError(f"{job.source}: {folder}: cannot be made: {error.strerror}") from error
-        return write_pages(result.pages, job.target, force=self.force)
+        return write_pages(pages, job.target, force=self.force)
 
     def report(self, done: "Done[Pages | None, list[str]]") -> Report:
         """Tells what became of a picture, and keeps no pixels."""
@@ -222,7 +237,7 @@ class Work:
             return Report(job, "skipped")
         for note in done.written or []:
             self.display.say(f"{job.target}: {note}")
-        return Report(job, "done", replace(result, pages=[]), done.written or [])
+        return Report(job, "done", replace(result, pages=[], before=None), done.written or [])
 
     def _format(self, job: Job, pages: list[Picture]) -> Format:
         if job.target != STREAM:

@@ -430,6 +430,47 @@ def test_one_bad_file_stops_no_other(here):
     assert left_over() == []
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["in.png", "nowhere/out.png"], "nowhere/out.png: the folder nowhere does not exist"),
+        (["d", "text/out"], "text/out/in.png: text is no folder"),
+        (["in.png", "closed/out.png"], "closed/out.png: the folder closed does not let files be written"),
+        (["d", "closed/new"], "closed/new/in.png: the folder closed does not let files be written"),
+        (["in.png", "out.png", "--compare", "nowhere/s.png"], "s.png: the folder nowhere does not exist"),
+        (["in.png", "taken.png", "--force"], "taken.png/in.png: is a folder"),
+    ],
+)
+def test_an_output_that_cannot_be_is_refused_before_computing(here, monkeypatch, arguments, message):
+    save("in.png")
+    save("d/in.png")
+    Path("text").write_text("no folder")
+    Path("closed").mkdir()
+    Path("taken.png/in.png").mkdir(parents=True)
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != "closed" and allowed(path, mode))
+    monkeypatch.setattr("denoise_cli.cli.image_work.denoise_picture", None)
+    assert message in run(*arguments, code=1).stderr
+
+
+def test_a_reference_of_another_size_is_refused_before_computing(here, monkeypatch):
+    save("in.png")
+    save("true.png", PHOTO[:20])
+    monkeypatch.setattr("denoise_cli.cli.image_work.denoise_picture", None)
+    result = run("in.png", "out.png", "--compare", "sheet.png", "--reference", "true.png", code=2)
+    assert "in.png: the reference is 48 x 20 pixels" in result.stderr
+
+
+def test_a_sheet_that_fails_leaves_the_picture(here, monkeypatch):
+    def fail(*arguments, **more):
+        raise DenoiseError("sheet.png: no room")
+
+    monkeypatch.setattr("denoise_cli.cli.image_work.draw_comparison", fail)
+    save("in.png")
+    assert "no room" in run("in.png", "out.png", "--compare", "sheet.png", code=1).stderr
+    assert_blurred("out.png")
+
+
 def test_a_name_that_stands_for_nothing_stops_no_other(here):
     save("a.png")
     Path("empty").mkdir()
@@ -440,7 +481,7 @@ def test_a_name_that_stands_for_nothing_stops_no_other(here):
     assert "matches no file; empty: has" in run("nomatch*.png", "empty", "out", code=2).stderr
 
 
-def test_what_fails_in_computing_or_in_making_a_folder_names_its_picture(here):
+def test_what_fails_in_computing_or_for_want_of_a_folder_names_its_picture(here):
     save("a.png")
     save("d/sub/b.png", PHOTO[:20])
     save("mask.png", np.zeros(PHOTO.shape[:2], np.uint8))
@@ -448,7 +489,7 @@ def test_what_fails_in_computing_or_in_making_a_folder_names_its_picture(here):
     result = run("a.png", "d/sub/b.png", "out", "--sigma-map", "mask.png", code=1)
     assert "\n  d/sub/b.png: the sigma map is 48 x 40 pixels, the picture 48 x 20" in result.stderr
     Path("out/sub").write_text("no folder")
-    assert "\n  d/sub/b.png: out/sub: " in run("a.png", "d/sub", "d", "out", "-r", "--force", code=1).stderr
+    assert "out/sub/b.png: out/sub is no folder" in run("d", "a.png", "out", "-r", "--force", code=1).stderr
 
 
 def test_files_that_fail_leave_nothing_in_memory(here, monkeypatch):
