@@ -1,6 +1,7 @@
 """The command line, assembled. The only place where errors become exit codes.
 
-0: done. 1: failed at run time. 2: wrong usage or config. 130: stopped by Ctrl-C.
+0: done. 1: failed at run time. 2: wrong usage or config. 130: stopped by Ctrl-C;
+128 + its number by another signal.
 
 A command is a function in a file of its own and one line below. What it needs it imports in its body, so that
 `denoise --help` waits for nothing.
@@ -23,6 +24,7 @@ from denoise_cli.cli.models import models
 from denoise_cli.cli.noise import noise
 from denoise_cli.cli.psnr import psnr
 from denoise_cli.cli.search import search
+from denoise_cli.cli.stopping import stop_code
 from denoise_cli.cli.train import train
 from denoise_cli.errors import DenoiseError, in_one_line
 
@@ -44,6 +46,12 @@ class Commands(TyperGroup):
                 _without_types_of_flags(each.get_params(ctx))
         return command
 
+    def make_context(self, *arguments: Any, **more: Any) -> Any:
+        try:
+            return super().make_context(*arguments, **more)
+        except KeyboardInterrupt:
+            _leave("stopped", stop_code() or 130)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             result = super().invoke(ctx)
@@ -51,17 +59,17 @@ class Commands(TyperGroup):
                 sys.stdout.flush()  # a full disk or a closed pipe shows here, and not when Python has left
             return result
         except KeyboardInterrupt:
-            _leave("stopped", 130)
+            _leave("stopped", stop_code() or 130)
         except BrokenPipeError:  # the reader has enough, as in `denoise layers | head -1`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(141) from None  # as for any program that a closed pipe ends: 128 + SIGPIPE
         except Exception as error:
-            if isinstance(error, DenoiseError):
-                exit_code = error.exit_code
-            elif isinstance(error, typer.Abort) or hasattr(error, "exit_code"):
+            ours = isinstance(error, DenoiseError)
+            if isinstance(error, typer.Abort) or (hasattr(error, "exit_code") and not ours):
                 raise  # Typer shows its own errors
-            else:
-                exit_code = 1
+            if code := stop_code():
+                _leave("stopped", code)  # an import that Ctrl-C breaks off may fail with anything
+            exit_code = error.exit_code if isinstance(error, DenoiseError) else 1
             if ctx.params["traceback"]:
                 traceback.print_exc()
             line = in_one_line(error, hint=" (denoise --traceback ... shows where)")

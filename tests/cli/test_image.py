@@ -304,6 +304,42 @@ def test_a_full_or_closed_stream_is_told_in_one_line(here, command, redirection,
     assert (done.returncode, done.stderr) == (1, f"error: {message}\n")
 
 
+SLOW_WRITING = """
+import time
+from denoise_cli.images import writing
+
+encode = writing._encode
+
+def slowly(pictures, target, file):
+    file.write(b"half of it")
+    file.flush()
+    print("writing", flush=True)
+    time.sleep(1)
+    file.seek(0)
+    encode(pictures, target, file)
+
+writing._encode = slowly
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_while_writing_leaves_no_temporary_file(here, name):
+    number = getattr(signal, name)
+    save("in.png")
+    heed = "from denoise_cli.cli.stopping import heed_signals; heed_signals()\n"
+    code = SLOW_WRITING + heed + starting("image in.png out.png --model blur.safetensors --quiet")
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            assert process.stdout.readline() == "writing\n"
+            process.send_signal(number)
+            assert process.wait(timeout=20) == 128 + number
+        finally:
+            process.kill()
+        assert process.stderr.read() == "stopped\n"
+    assert left_over() == []
+
+
 # Many pictures
 
 
