@@ -15,7 +15,7 @@ from denoise_cli.comparison import check_reference, draw_comparison
 from denoise_cli.denoiser import Denoiser
 from denoise_cli.denoising import Noise, Settings, denoise_picture, measure_noise
 from denoise_cli.errors import DenoiseError, UsageError, in_one_line
-from denoise_cli.files import check_place
+from denoise_cli.files import check_place, replacing
 from denoise_cli.hardware import give_back_memory
 from denoise_cli.images import (
     Format,
@@ -145,7 +145,9 @@ class Work:
         if job.target != STREAM:
             check_place(job.target, make_folders=job.mirrored)
         if job.source == STREAM:
-            data, self._stdin = self._stdin, b""
+            data = self._stdin
+            if not self.settings.changes_nothing:
+                self._stdin = b""
             pages = read_pages(data, name="stdin")
         else:
             pages = read_pages(job.source)
@@ -213,18 +215,27 @@ class Work:
         return notes
 
     def _write_pages(self, job: Job, pages: list[Picture]) -> list[str]:
+        if self.settings.changes_nothing and pages[0].keep.format == self._format(job, pages).name:
+            self._write_file(job)
+            return []
         if job.target == STREAM:
             target = self._format(job, pages)
             with _naming(job):
                 _to_stdout(encode_pages(pages, target.name))
             return losses(pages, target)
-        if job.mirrored:
-            try:
-                job.target.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                folder = job.target.parent
-                raise DenoiseError(f"{job.source}: {folder}: cannot be made: {error.strerror}") from error
+        _make_folder(job)
         return write_pages(pages, job.target, force=self.force)
+
+    def _write_file(self, job: Job) -> None:
+        """Writes the input as it is, byte for byte: encoded again, not all of it might be the same."""
+        data = self._stdin if job.source == STREAM else job.source.read_bytes()
+        if job.target == STREAM:
+            with _naming(job):
+                _to_stdout(data)
+            return
+        _make_folder(job)
+        with replacing(job.target, force=self.force) as temporary:
+            temporary.write_bytes(data)
 
     def report(self, done: "Done[Pages | None, list[str]]") -> Report:
         """Tells what became of a picture, and keeps no pixels."""
@@ -265,6 +276,16 @@ def denoisers(
         return taught
     denoiser = load_model(model or DEFAULT_MODEL, place)
     return lambda picture: denoiser
+
+
+def _make_folder(job: Job) -> None:
+    if not job.mirrored:
+        return
+    folder = job.target.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DenoiseError(f"{job.source}: {folder}: cannot be made: {error.strerror}") from error
 
 
 def _to_stdout(data: bytes) -> None:

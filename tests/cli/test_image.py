@@ -115,10 +115,22 @@ def test_into_a_folder_that_is_there(here):
     assert_blurred("out/in.png")
 
 
-def test_strength_0_gives_back_the_file(here):
-    save("in.jpg")
-    run("in.jpg", "out.jpg", "--strength", 0)
-    assert Path("out.jpg").read_bytes() == Path("in.jpg").read_bytes()
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".bmp"])
+def test_strength_0_gives_back_the_file(here, suffix):
+    more = {".webp": {"lossless": True}, ".tif": {"save_all": True, "append_images": [Image.new("L", (9, 7))]}}
+    Image.fromarray(PHOTO).save(f"in{suffix}", **more.get(suffix, {}))
+    data = Path(f"in{suffix}").read_bytes()
+    run(f"in{suffix}", f"out{suffix}", "--strength", 0)
+    assert Path(f"out{suffix}").read_bytes() == data
+    run(f"in{suffix}", "out/", "--strength", 0)
+    assert Path(f"out/in{suffix}").read_bytes() == data
+    assert run("-", "-", "--strength", 0, input=data).stdout_bytes == data
+
+
+def test_strength_0_into_another_format_changes_no_pixel(here):
+    save("in.png")
+    run("in.png", "out.tif", "--strength", 0)
+    assert np.array_equal(tifffile.imread("out.tif"), PHOTO)
 
 
 def test_sigma_is_told_as_given(here):
