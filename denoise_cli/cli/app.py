@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from denoise_cli.cli.check import check
+from denoise_cli.cli.console import printable
 from denoise_cli.cli.data import data
 from denoise_cli.cli.eval import evaluate
 from denoise_cli.cli.image import image
@@ -73,7 +74,7 @@ class Commands(TyperGroup):
             if ctx.params["traceback"]:
                 traceback.print_exc()
             line = in_one_line(error, hint=" (denoise --traceback ... shows where)")
-            _leave(f"error: {line}", exit_code)
+            _leave(f"error: {printable(line)}", exit_code)
 
 
 def _without_types_of_flags(parameters: list[Any]) -> list[Any]:

@@ -232,7 +232,7 @@ def _read_map(path: Path) -> "Source":
 
 def _conclude(reports: "list[Report]", *, quiet: bool) -> None:
     """Sums up a batch. Raises what a single picture failed with; leaves with 1 if any of several failed."""
-    from denoise_cli.cli.console import messages
+    from denoise_cli.cli.console import messages, printable
 
     failed = [report for report in reports if report.error is not None]
     if len(reports) == 1 and failed:
@@ -248,6 +248,6 @@ def _conclude(reports: "list[Report]", *, quiet: bool) -> None:
         )
         messages().print(", ".join(counts) + (":" if failed else ""))
         for report in failed:
-            messages().print(f"  {report.reason}", markup=False, soft_wrap=True)
+            messages().print(f"  {printable(report.reason)}", markup=False, soft_wrap=True)
     if failed:
         raise typer.Exit(1)

@@ -592,6 +592,16 @@ def test_json(here):
     assert "photos/b.png" in failed["error"]
 
 
+def test_a_name_that_cannot_be_printed_stays_in_its_line(here):
+    save("a\nb\x1b[31m.png")
+    assert "a\\nb\\x1b[31m.png: white noise" in run("a\nb\x1b[31m.png", "out.png").stderr
+    result = run("no\nsuch.png", "out2.png", code=1)
+    assert result.stderr.startswith("error: no\\nsuch.png: ")
+    result = run("no\nsuch.png", "nor\r.png", "out", code=1)
+    assert "\n  no\\nsuch.png: " in result.stderr
+    assert "\n  nor\\r.png: " in result.stderr
+
+
 def test_json_where_stdout_is_not_utf_8(here):
     save("a📷.png")
     command = ["image", "a📷.png", "out.png", "--json", "--model", "blur.safetensors"]
