@@ -182,7 +182,8 @@ def image(
         ensemble=ensemble or self_taught,  # its network is so small that this costs little
         tile=_tile(tile),
     )
-    planned = plan(paths, suffix=suffix, recursive=recursive, format=format)
+    found = plan(paths, suffix=suffix, recursive=recursive, format=format)
+    planned = found.jobs
     if as_json and any(job.target == STREAM for job in planned):
         raise UsageError("--json: stdout is taken by the picture")
     if (compare or reference) and len(planned) != 1:
@@ -201,6 +202,9 @@ def image(
             skip_existing=skip_existing,
             sheet=Sheet.checked(compare, reference, planned[0], force=force),
         )
+        if found.left_out:
+            why = f"their names end in {suffix}" if suffix else f"they lie in {paths[-1]}"
+            shown.say(f"left out as results of an earlier run, because {why}: {found.left_out}")
         work.take_stdin(planned)
         reports = []
         for done in run(planned, work.read, work.compute, work.write, threads=jobs):

@@ -27,6 +27,14 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """The jobs, and how many pictures that were found are no inputs, being results of an earlier run."""
+
+    jobs: list[Job]
+    left_out: int = 0
+
+
+@dataclass(frozen=True)
 class Found:
     """A file that was named: by itself, or by its way from `root`, a folder that was named or searched.
 
@@ -41,7 +49,7 @@ class Found:
 
 def plan(
     names: Sequence[str], *, suffix: str | None = None, recursive: bool = False, format: str | None = None
-) -> list[Job]:
+) -> Plan:
     """The jobs of `denoise image NAMES...`.
 
     Without a suffix the last name is the output: a file, or for several inputs a folder that mirrors the way
@@ -73,10 +81,12 @@ def plan(
         raise UsageError(
             f"{', '.join(inputs)}: nothing to denoise: all pictures are results of an earlier run"
         )
+    left_out = len(found) - len(jobs)
     jobs = list(dict.fromkeys(jobs))  # named twice, denoised once
     _check(jobs)
     output = Path(names[-1])
-    return jobs + [Job(each.path, output, missing=each.missing) for each in missing]
+    jobs += [Job(each.path, output, missing=each.missing) for each in missing]
+    return Plan(jobs, left_out)
 
 
 def refuse_same_file(source: Path, target: Path) -> None:

@@ -117,7 +117,10 @@ def test_into_a_folder_that_is_there(here):
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".bmp"])
 def test_strength_0_gives_back_the_file(here, suffix):
-    more = {".webp": {"lossless": True}, ".tif": {"save_all": True, "append_images": [Image.new("L", (9, 7))]}}
+    more = {
+        ".webp": {"lossless": True},
+        ".tif": {"save_all": True, "append_images": [Image.new("L", (9, 7))]},
+    }
     Image.fromarray(PHOTO).save(f"in{suffix}", **more.get(suffix, {}))
     data = Path(f"in{suffix}").read_bytes()
     run(f"in{suffix}", f"out{suffix}", "--strength", 0)
@@ -205,7 +208,9 @@ def test_sigma_map_and_sheet_are_upright(here, orientation, monkeypatch):
     mask[:, :15] = 255
     save("mask.png", mask)
     drawn = []
-    monkeypatch.setattr("denoise_cli.cli.image_work.draw_comparison", lambda *pair, **more: drawn.append(pair))
+    monkeypatch.setattr(
+        "denoise_cli.cli.image_work.draw_comparison", lambda *pair, **more: drawn.append(pair)
+    )
     run("in.png", "out.png", "--sigma-map", "mask.png", "--compare", "sheet.png")
     ((_, before, after),) = drawn
     assert np.array_equal(before.samples, seen)
@@ -444,6 +449,18 @@ def test_suffix_writes_beside_the_input(here):
         "b.jpg",
         "b_clean.jpg",
     ]
+
+
+def test_how_many_results_of_an_earlier_run_are_left_out_is_told(here):
+    save("photos/a.png")
+    line = "left out as results of an earlier run, because"
+    assert line not in run("photos", "--suffix", "_clean").stderr
+    again = ("photos", "--suffix", "_clean", "--force")
+    assert f"{line} their names end in _clean: 1\n" in run(*again).stderr
+    assert run(*again, "--quiet").stderr == ""
+    run("photos", "photos/out")
+    result = run("photos", "photos/out", "-r", "--force")
+    assert f"{line} they lie in photos/out: 2\n" in result.stderr
 
 
 def test_format_for_a_folder(here):
