@@ -23,9 +23,7 @@ def draw_comparison(
     `sigma`: the noise level, for the caption. With a reference the captions tell PSNR. Raises UsageError for
     pictures of unlike sizes.
     """
-    if reference is not None and _shape(reference) != _shape(before):
-        h, w, c = _shape(reference)
-        raise UsageError(f"the reference is {w} x {h} pixels in {c} channels: not a version of this picture")
+    check_reference(before, reference)
     pictures = {"before": before, "after": after} | ({"truth": reference} if reference is not None else {})
     y, x, side = _place_of_detail(after)
     top, bottom = [], []
@@ -35,6 +33,13 @@ def draw_comparison(
         top.append(Tile(small, _caption(name, whole, sigma, reference)))
         bottom.append(Tile(_enlarged(whole[y : y + side, x : x + side], max(small.shape[:2]))))
     draw_sheet(path, [top, bottom], headings=list(pictures))
+
+
+def check_reference(picture: Source, reference: Source | None) -> None:
+    """Raises UsageError for a reference that is not alike in size and channels."""
+    if reference is not None and _shape(reference) != _shape(picture):
+        h, w, c = _shape(reference)
+        raise UsageError(f"the reference is {w} x {h} pixels in {c} channels: not a version of this picture")
 
 
 def _caption(name: str, pixels: Pixels, sigma: float | None, reference: Source | None) -> str:

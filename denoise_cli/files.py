@@ -21,6 +21,24 @@ _NO_HARD_LINKS = {
 }
 
 
+def check_place(path: Path, *, make_folders: bool = False) -> None:
+    """Raises DenoiseError where `path` cannot be written, before any work is put into what should go there.
+
+    `make_folders`: the folders on the way to it will be made.
+    """
+    if path.is_dir():
+        raise DenoiseError(f"{path}: is a folder")
+    folder = path.parent
+    while make_folders and not os.path.lexists(folder):
+        folder = folder.parent
+    if not folder.exists():
+        raise DenoiseError(f"{path}: the folder {folder} does not exist")
+    if not folder.is_dir():
+        raise DenoiseError(f"{path}: {folder} is no folder")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise DenoiseError(f"{path}: the folder {folder} does not let files be written")
+
+
 @contextmanager
 def replacing(path: Path, *, force: bool = True) -> Iterator[Path]:
     """A temporary name beside `path` to write to, which takes its place when the block ends well.

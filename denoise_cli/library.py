@@ -60,6 +60,8 @@ def _image(denoiser: Denoiser, image: Image.Image, settings: Settings) -> Image.
     colours = len(bands) - (image.mode[-1] == "A")
     pixels = np.stack([np.asarray(band) for band in bands[:colours]], axis=2)
     clean = _array(denoiser, pixels, settings)
+    if image.mode[-1] == "A":  # what cannot be seen stays as it is
+        clean = np.where(np.asarray(bands[-1])[..., None] == 0, pixels, clean)
     result = Image.merge(
         image.mode, [*(Image.fromarray(clean[..., c]) for c in range(colours)), *bands[colours:]]
     )

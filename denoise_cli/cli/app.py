@@ -1,6 +1,7 @@
 """The command line, assembled. The only place where errors become exit codes.
 
-0: done. 1: failed at run time. 2: wrong usage or config. 130: stopped by Ctrl-C.
+0: done. 1: failed at run time. 2: wrong usage or config. 130: stopped by Ctrl-C;
+128 + its number by another signal.
 
 A command is a function in a file of its own and one line below. What it needs it imports in its body, so that
 `denoise --help` waits for nothing.
@@ -15,6 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from denoise_cli.cli.check import check
+from denoise_cli.cli.console import printable
 from denoise_cli.cli.data import data
 from denoise_cli.cli.eval import evaluate
 from denoise_cli.cli.image import image
@@ -23,8 +25,9 @@ from denoise_cli.cli.models import models
 from denoise_cli.cli.noise import noise
 from denoise_cli.cli.psnr import psnr
 from denoise_cli.cli.search import search
+from denoise_cli.cli.stopping import stop_code
 from denoise_cli.cli.train import train
-from denoise_cli.errors import DenoiseError
+from denoise_cli.errors import DenoiseError, in_one_line
 
 EPILOG = """[dim]Denoise a picture[/dim]   denoise image noisy.png clean.png
 [dim]Train a network  [/dim]   denoise train --config configs/quickstart.yaml
@@ -44,26 +47,34 @@ class Commands(TyperGroup):
                 _without_types_of_flags(each.get_params(ctx))
         return command
 
+    def make_context(self, *arguments: Any, **more: Any) -> Any:
+        try:
+            return super().make_context(*arguments, **more)
+        except KeyboardInterrupt:
+            _leave("stopped", stop_code() or 130)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             result = super().invoke(ctx)
-            sys.stdout.flush()  # a full disk or a closed pipe shows here, and not when Python has left
+            if sys.stdout is not None:
+                sys.stdout.flush()  # a full disk or a closed pipe shows here, and not when Python has left
             return result
         except KeyboardInterrupt:
-            _leave("stopped", 130)
+            _leave("stopped", stop_code() or 130)
         except BrokenPipeError:  # the reader has enough, as in `denoise layers | head -1`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(141) from None  # as for any program that a closed pipe ends: 128 + SIGPIPE
         except Exception as error:
-            if isinstance(error, DenoiseError):
-                exit_code = error.exit_code
-            elif isinstance(error, typer.Abort) or hasattr(error, "exit_code"):
+            ours = isinstance(error, DenoiseError)
+            if isinstance(error, typer.Abort) or (hasattr(error, "exit_code") and not ours):
                 raise  # Typer shows its own errors
-            else:
-                exit_code = 1
+            if code := stop_code():
+                _leave("stopped", code)  # an import that Ctrl-C breaks off may fail with anything
+            exit_code = error.exit_code if isinstance(error, DenoiseError) else 1
             if ctx.params["traceback"]:
                 traceback.print_exc()
-            _leave(f"error: {_in_one_line(error)}", exit_code)
+            line = in_one_line(error, hint=" (denoise --traceback ... shows where)")
+            _leave(f"error: {printable(line)}", exit_code)
 
 
 def _without_types_of_flags(parameters: list[Any]) -> list[Any]:
@@ -72,15 +83,6 @@ def _without_types_of_flags(parameters: list[Any]) -> list[Any]:
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""
     return parameters
-
-
-def _in_one_line(error: Exception) -> str:
-    if isinstance(error, DenoiseError):
-        return str(error)
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    first, *_ = str(error).splitlines() or [""]
-    return f"internal error: {type(error).__name__}: {first} (denoise --traceback ... shows where)"
 
 
 def _leave(message: str, exit_code: int) -> NoReturn:

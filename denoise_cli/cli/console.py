@@ -25,6 +25,11 @@ def messages() -> "Console":
     return Console(stderr=True, highlight=False)
 
 
+def printable(text: str) -> str:
+    """The text in one line: what cannot be printed, as file names may hold, is written as in Python."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def new_table(*columns: str, numbers: tuple[str, ...] = ()) -> "Table":
     """A table whose columns of `numbers` stand to the right and are never cut; the others wrap."""
     from rich.box import SIMPLE_HEAD

@@ -182,13 +182,14 @@ def image(
         ensemble=ensemble or self_taught,  # its network is so small that this costs little
         tile=_tile(tile),
     )
-    planned = plan(paths, suffix=suffix, recursive=recursive, format=format)
+    found = plan(paths, suffix=suffix, recursive=recursive, format=format)
+    planned = found.jobs
     if as_json and any(job.target == STREAM for job in planned):
         raise UsageError("--json: stdout is taken by the picture")
     if (compare or reference) and len(planned) != 1:
         raise UsageError(f"--compare is for one picture, not for {len(planned)}")
     if sigma_map:
-        settings = replace(settings, sigma_map=_read_map(sigma_map))
+        settings = replace(settings, sigma_map=_read_map(sigma_map))  # upright, as the pictures are seen
     if threads:
         torch.set_num_threads(threads)
     with products_in(choose_precision(precision)), display(len(planned), quiet=quiet) as shown:
@@ -201,11 +202,15 @@ def image(
             skip_existing=skip_existing,
             sheet=Sheet.checked(compare, reference, planned[0], force=force),
         )
+        if found.left_out:
+            why = f"their names end in {suffix}" if suffix else f"they lie in {paths[-1]}"
+            shown.say(f"left out as results of an earlier run, because {why}: {found.left_out}")
         work.take_stdin(planned)
         reports = []
         for done in run(planned, work.read, work.compute, work.write, threads=jobs):
             reports.append(work.report(done))
-            if done.error and len(planned) > 1:  # --traceback shows the frames of a single one
+            if done.error and len(planned) > 1:  # a single one is raised, and --traceback shows its frames
+                shown.warn(f"failed: {reports[-1].reason}")
                 forget_frames(done.error)
     if as_json:
         print_json([report.as_data() for report in reports])
@@ -223,15 +228,15 @@ def _tile(text: str) -> "int | Literal['auto', 'off']":
 
 
 def _read_map(path: Path) -> "Source":
-    from denoise_cli.images import read_array
+    from denoise_cli.images import as_viewed, in_channels, read_picture
     from denoise_cli.windows import ArraySource
 
-    return ArraySource(read_array(path, channels=1))
+    return ArraySource(in_channels(as_viewed(read_picture(path)).pixels, 1))
 
 
 def _conclude(reports: "list[Report]", *, quiet: bool) -> None:
     """Sums up a batch. Raises what a single picture failed with; leaves with 1 if any of several failed."""
-    from denoise_cli.cli.console import messages
+    from denoise_cli.cli.console import messages, printable
 
     failed = [report for report in reports if report.error is not None]
     if len(reports) == 1 and failed:
@@ -247,6 +252,6 @@ def _conclude(reports: "list[Report]", *, quiet: bool) -> None:
         )
         messages().print(", ".join(counts) + (":" if failed else ""))
         for report in failed:
-            messages().print(f"  {report.reason}", markup=False, soft_wrap=True)
+            messages().print(f"  {printable(report.reason)}", markup=False, soft_wrap=True)
     if failed:
         raise typer.Exit(1)

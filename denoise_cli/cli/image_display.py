@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from denoise_cli.cli.console import messages
+from denoise_cli.cli.console import messages, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,7 +24,7 @@ class Display:
 
     def warn(self, text: str) -> None:
         """A line that is shown even where nothing else is."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(printable(text), markup=False, soft_wrap=True)
 
     def begin(self, name: str) -> None:
         """A picture's turn has come."""
@@ -46,7 +46,7 @@ class Bars(Display):
         self.one = progress.add_task("", total=None, visible=False)
 
     def begin(self, name: str) -> None:
-        self.progress.reset(self.one, total=None, description=name, visible=True)
+        self.progress.reset(self.one, total=None, description=printable(name), visible=True)
 
     def advance(self, done: int, total: int) -> None:
         self.progress.update(self.one, completed=done, total=total)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from denoise_cli.cli.plan import Job
-from denoise_cli.errors import DenoiseError
 
 R = TypeVar("R")
 C = TypeVar("C")
@@ -81,14 +80,6 @@ def _written(done: "Done[C, Future[W]]") -> "Done[C, W]":
         return Done(done.job, done.computed, done.written.result())
     except Exception as error:
         return Done(done.job, done.computed, error=error)
-
-
-def reason(error: Exception) -> str:
-    """An error in one line, for the list of what failed."""
-    if isinstance(error, DenoiseError):
-        return str(error)
-    first, *_ = str(error).splitlines() or [""]
-    return f"internal error: {type(error).__name__}: {first}"
 
 
 def forget_frames(error: Exception) -> None:

@@ -16,31 +16,46 @@ STREAM = Path("-")
 class Job:
     """A picture to read and the file to write; either may be STREAM.
 
-    `mirrored`: the file mirrors the place of the input, and its folders are made with it.
+    `mirrored`: the file mirrors the place of the input, and its folders are made with it. `missing`: why a
+    name stands for no picture; the job then fails with that.
     """
 
     source: Path
     target: Path
     mirrored: bool = False
+    missing: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The jobs, and how many pictures that were found are no inputs, being results of an earlier run."""
+
+    jobs: list[Job]
+    left_out: int = 0
 
 
 @dataclass(frozen=True)
 class Found:
-    """A file that was named: by itself, or by its way from `root`, a folder that was named or searched."""
+    """A file that was named: by itself, or by its way from `root`, a folder that was named or searched.
+
+    `missing`: why there is none of that name.
+    """
 
     path: Path
     relative: Path
     root: Path | None
+    missing: str | None = None
 
 
 def plan(
     names: Sequence[str], *, suffix: str | None = None, recursive: bool = False, format: str | None = None
-) -> list[Job]:
+) -> Plan:
     """The jobs of `denoise image NAMES...`.
 
     Without a suffix the last name is the output: a file, or for several inputs a folder that mirrors the way
     to each. With one, every output lies beside its input. `format` names that of outputs without a name of
-    their own. Raises UsageError where no sense can be made of it, or two files would become one.
+    their own. A pattern or folder without pictures is a job that fails, beside others that do not. Raises
+    UsageError where no sense can be made of it, nothing is found at all, or two files would become one.
     """
     from denoise_cli.images import SUFFIXES
 
@@ -49,7 +64,11 @@ def plan(
             "name the output too: denoise image IN OUT, or give --suffix to write beside the input"
         )
     inputs = names if suffix is not None else names[:-1]
-    found = [each for name in inputs for each in _find(name, set(SUFFIXES), recursive=recursive)]
+    everything = [each for name in inputs for each in _find(name, set(SUFFIXES), recursive=recursive)]
+    missing = [each for each in everything if each.missing]
+    found = [each for each in everything if not each.missing]
+    if not found:
+        raise UsageError("; ".join(str(each.missing) for each in missing))
     if any(each.path == STREAM for each in found) and len(found) > 1:
         raise UsageError("- (stdin) is one picture: it cannot be named beside others")
     if suffix is not None:
@@ -62,9 +81,12 @@ def plan(
         raise UsageError(
             f"{', '.join(inputs)}: nothing to denoise: all pictures are results of an earlier run"
         )
+    left_out = len(found) - len(jobs)
     jobs = list(dict.fromkeys(jobs))  # named twice, denoised once
     _check(jobs)
-    return jobs
+    output = Path(names[-1])
+    jobs += [Job(each.path, output, missing=each.missing) for each in missing]
+    return Plan(jobs, left_out)
 
 
 def refuse_same_file(source: Path, target: Path) -> None:
@@ -90,7 +112,7 @@ def _find(name: str, suffixes: set[str], *, recursive: bool) -> list[Found]:
         ]
         if not found:
             advice = "" if recursive else " (--recursive looks into its folders too)"
-            raise UsageError(f"{path}: has no pictures in it{advice}")
+            return [Found(path, Path(), root=path, missing=f"{path}: has no pictures in it{advice}")]
         return found
     if glob.has_magic(name) and not path.exists():
         root = Path(*_before_pattern(path))
@@ -99,7 +121,7 @@ def _find(name: str, suffixes: set[str], *, recursive: bool) -> list[Found]:
         except ValueError as error:
             raise UsageError(f"{name}: is not a pattern: {error}") from error
         if not files:
-            raise UsageError(f"{name}: matches no file")
+            return [Found(path, Path(), root=root, missing=f"{name}: matches no file")]
         return [Found(each, each.relative_to(root), root=root) for each in files]
     return [Found(path, Path(path.name), root=None)]
 

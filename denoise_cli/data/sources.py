@@ -16,7 +16,7 @@ from denoise_cli.data.noise_models import to_bytes
 from denoise_cli.errors import DenoiseError, UsageError
 from denoise_cli.images import SUFFIXES, read_picture
 from denoise_cli.images.picture import COLOR_SAMPLES
-from denoise_cli.images.reading import with_channels
+from denoise_cli.images.reading import in_channels
 
 Bytes = NDArray[np.uint8]
 """(H, W, C)."""
@@ -141,7 +141,7 @@ def decode(file: Path, channels: int) -> Bytes:
     if picture.samples.dtype == np.uint8 and COLOR_SAMPLES[picture.color] == channels:
         # As they are: float pixels between would take several times the memory.
         return np.ascontiguousarray(picture.samples[..., :channels])
-    return to_bytes(with_channels(picture.pixels, channels))
+    return to_bytes(in_channels(picture.pixels, channels))
 
 
 def as_float(pixels: Bytes) -> Tensor:

@@ -10,9 +10,18 @@ and for large ones, window by window:
     write_picture(result.picture(), "out.png")
 """
 
-from denoise_cli.images.formats import FORMATS, SUFFIXES, Format, losses, output_format, sniff
+from denoise_cli.images.formats import (
+    FORMATS,
+    SUFFIXES,
+    Format,
+    as_stored,
+    as_viewed,
+    losses,
+    output_format,
+    sniff,
+)
 from denoise_cli.images.picture import MAX_PIXELS, Keep, Picture, Result
-from denoise_cli.images.reading import read_array, read_pages, read_picture, to_pixels, to_tensor
+from denoise_cli.images.reading import in_channels, read_array, read_pages, read_picture, to_pixels, to_tensor
 from denoise_cli.images.writing import encode_pages, encode_picture, write_pages, write_picture
 
 __all__ = [
@@ -23,8 +32,11 @@ __all__ = [
     "Keep",
     "Picture",
     "Result",
+    "as_stored",
+    "as_viewed",
     "encode_pages",
     "encode_picture",
+    "in_channels",
     "losses",
     "output_format",
     "read_array",

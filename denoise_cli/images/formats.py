@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from denoise_cli.errors import DenoiseError, UsageError
 from denoise_cli.images import bmp, exif, jpeg, png, tiff, tiff_writing, webp
@@ -211,6 +212,18 @@ def upright(samples: Samples, orientation: int) -> Samples:
     if orientation in (2, 3, 6, 7):
         samples = samples[:, ::-1]
     return samples
+
+
+def as_viewed(picture: Picture) -> Picture:
+    """The picture turned as its EXIF orientation asks for viewing, and without its metadata."""
+    turned = upright(picture.samples, exif.orientation(picture.keep.exif))
+    return Picture(turned, picture.color, picture.alpha)
+
+
+def as_stored(viewed: NDArray[Any], picture: Picture) -> NDArray[Any]:
+    """An array (H, W, S) that was made for the picture as it is viewed, turned as the picture is stored."""
+    orientation = exif.orientation(picture.keep.exif)
+    return upright(viewed, {6: 8, 8: 6}.get(orientation, orientation))  # the others are their own inverses
 
 
 def _straight(picture: Picture) -> Samples:

@@ -62,11 +62,11 @@ def read_array(path: str | Path, channels: int) -> Pixels:
 
     Alpha, profile and orientation are ignored.
     """
-    return with_channels(read_picture(path).pixels, channels)
+    return in_channels(read_picture(path).pixels, channels)
 
 
-def with_channels(pixels: Pixels, channels: int) -> Pixels:
-    """Pixels in colour or gray: (H, W, 1 or 3) -> (H, W, channels).
+def in_channels(pixels: Pixels, channels: int) -> Pixels:
+    """Pixels (H, W, 1 or 3) in 1 or 3 channels.
 
     Colour becomes gray as luma (ITU-R BT.601, the protocol of the gray benchmarks), gray becomes three equal
     channels.

@@ -40,6 +40,7 @@ from denoise_cli.images.picture import (
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 ICC, XMP, IPTC, _PHOTOSHOP, _DNG_VERSION = 34675, 700, 33723, 34377, 50706
+_SUB_IFDS = 330
 # Tags that tell how and where the pixels are stored: written anew.
 NOT_CARRIED = {
     *(254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 273, 277, 278, 279, 280, 281, 284, 288, 289),
@@ -66,7 +67,7 @@ class Native:
 
 
 def read(data: bytes) -> list[Picture]:
-    """Decode every page of a TIFF; reduced copies (thumbnails, pyramids) are left out, with a note.
+    """Decode every page of a TIFF; reduced copies and pictures under a page are left out, with a note.
 
     Raises:
         DenoiseError: damaged, truncated, too large, camera raw, or samples not 8- or 16-bit integers.
@@ -87,7 +88,10 @@ def read(data: bytes) -> list[Picture]:
         if _is_raw(pages[0]):
             raise DenoiseError("is a camera raw file: develop it to TIFF first")
         full = [page for page in pages if not page.is_reduced]
-        notes = ("the thumbnails in it are dropped",) if len(full) < len(pages) else ()
+        thumbnails = len(full) < len(pages)
+        further = any(_SUB_IFDS in page.tags for page in full)
+        notes = ("the thumbnails in it are dropped",) * thumbnails
+        notes += ("the further pictures under its pages (SubIFDs) are dropped",) * further
         for page in full:
             check_size(page.imagewidth, page.imagelength, page.samplesperpixel)
         if sum(page.imagewidth * page.imagelength for page in full) > MAX_PIXELS:

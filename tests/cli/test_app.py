@@ -129,6 +129,38 @@ def test_a_full_disk_is_an_error():
     assert (process.returncode, stderr) == (1, "error: No space left on device\n")
 
 
+BREAKING_AN_IMPORT = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            try:
+                os.kill(os.getpid(), signal.{signal})
+            except KeyboardInterrupt:
+                raise RecursionError("an import fell over") from None
+
+sys.meta_path.insert(0, Finder())
+sys.argv = ["denoise", "image", "in.png", "out.png"]
+from denoise_cli.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(("name", "exit_code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_that_breaks_an_import_off_is_a_stop(name, exit_code):
+    process = start("-c", BREAKING_AN_IMPORT.format(signal=name))
+    _, stderr = process.communicate()
+    assert (process.returncode, stderr) == (exit_code, "stopped\n")
+
+
+def test_ctrl_c_before_the_commands_are_there_is_a_stop():
+    code = BREAKING_AN_IMPORT.format(signal="SIGINT").replace('"torch"', '"typer"')
+    process = start("-c", code)
+    _, stderr = process.communicate()
+    assert (process.returncode, stderr) == (130, "stopped\n")
+
+
 # Help -------------------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ import pytest
 import tifffile
 import torch
 import typer
-from PIL import Image
+from PIL import Image, ImageOps
 from skimage.data import astronaut
 from typer.testing import CliRunner
 
@@ -115,10 +115,25 @@ def test_into_a_folder_that_is_there(here):
     assert_blurred("out/in.png")
 
 
-def test_strength_0_gives_back_the_file(here):
-    save("in.jpg")
-    run("in.jpg", "out.jpg", "--strength", 0)
-    assert Path("out.jpg").read_bytes() == Path("in.jpg").read_bytes()
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", ".bmp"])
+def test_strength_0_gives_back_the_file(here, suffix):
+    more = {
+        ".webp": {"lossless": True},
+        ".tif": {"save_all": True, "append_images": [Image.new("L", (9, 7))]},
+    }
+    Image.fromarray(PHOTO).save(f"in{suffix}", **more.get(suffix, {}))
+    data = Path(f"in{suffix}").read_bytes()
+    run(f"in{suffix}", f"out{suffix}", "--strength", 0)
+    assert Path(f"out{suffix}").read_bytes() == data
+    run(f"in{suffix}", "out/", "--strength", 0)
+    assert Path(f"out/in{suffix}").read_bytes() == data
+    assert run("-", "-", "--strength", 0, input=data).stdout_bytes == data
+
+
+def test_strength_0_into_another_format_changes_no_pixel(here):
+    save("in.png")
+    run("in.png", "out.tif", "--strength", 0)
+    assert np.array_equal(tifffile.imread("out.tif"), PHOTO)
 
 
 def test_sigma_is_told_as_given(here):
@@ -181,6 +196,27 @@ def test_sigma_map(here):
     run("in.png", "out.png", "--sigma-map", "mask.png")
     assert np.array_equal(load("out.png")[20:], PHOTO[20:])
     assert np.abs(load("out.png")[1:19, 1:-1] - blurred()[:18]).max() <= 1
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_sigma_map_and_sheet_are_upright(here, orientation, monkeypatch):
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(PHOTO).save("in.png", exif=exif)
+    seen = np.asarray(ImageOps.exif_transpose(Image.open("in.png")))
+    mask = np.zeros(seen.shape[:2], np.uint8)
+    mask[:, :15] = 255
+    save("mask.png", mask)
+    drawn = []
+    monkeypatch.setattr(
+        "denoise_cli.cli.image_work.draw_comparison", lambda *pair, **more: drawn.append(pair)
+    )
+    run("in.png", "out.png", "--sigma-map", "mask.png", "--compare", "sheet.png")
+    ((_, before, after),) = drawn
+    assert np.array_equal(before.samples, seen)
+    assert np.array_equal(after.samples[:, 15:], seen[:, 15:])
+    assert np.abs(after.samples[1:-1, 1:14] - blurred(seen[:, :15])).max() <= 1
+    assert np.array_equal(after.samples, ImageOps.exif_transpose(Image.open("out.png")))
 
 
 def test_luma_chroma_and_ensemble(here):
@@ -265,6 +301,60 @@ def test_ctrl_c_ends_waiting_for_stdin(here):
         finally:
             process.kill()
         assert process.stderr.read() == b"stopped\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize(
+    ("command", "redirection", "message"),
+    [
+        ("in.png -", "> /dev/full", "in.png: stdout: cannot be written: No space left on device"),
+        ("in.png -", ">&-", "in.png: stdout: is closed"),
+        ("- out.png", "<&-", "stdin: is closed"),
+        ("- out.png", "0> /dev/null", "stdin: cannot be read: Bad file descriptor"),
+    ],
+)
+def test_a_full_or_closed_stream_is_told_in_one_line(here, command, redirection, message):
+    save("in.png")
+    code = starting(f"image {command} --model blur.safetensors --quiet")
+    shell = ["sh", "-c", f'"$0" -c "$1" {redirection}', sys.executable, code]
+    done = subprocess.run(shell, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, f"error: {message}\n")
+
+
+SLOW_WRITING = """
+import time
+from denoise_cli.images import writing
+
+encode = writing._encode
+
+def slowly(pictures, target, file):
+    file.write(b"half of it")
+    file.flush()
+    print("writing", flush=True)
+    time.sleep(1)
+    file.seek(0)
+    encode(pictures, target, file)
+
+writing._encode = slowly
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_while_writing_leaves_no_temporary_file(here, name):
+    number = getattr(signal, name)
+    save("in.png")
+    heed = "from denoise_cli.cli.stopping import heed_signals; heed_signals()\n"
+    code = SLOW_WRITING + heed + starting("image in.png out.png --model blur.safetensors --quiet")
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            assert process.stdout.readline() == "writing\n"
+            process.send_signal(number)
+            assert process.wait(timeout=20) == 128 + number
+        finally:
+            process.kill()
+        assert process.stderr.read() == "stopped\n"
+    assert left_over() == []
 
 
 # Many pictures
@@ -361,6 +451,18 @@ def test_suffix_writes_beside_the_input(here):
     ]
 
 
+def test_how_many_results_of_an_earlier_run_are_left_out_is_told(here):
+    save("photos/a.png")
+    line = "left out as results of an earlier run, because"
+    assert line not in run("photos", "--suffix", "_clean").stderr
+    again = ("photos", "--suffix", "_clean", "--force")
+    assert f"{line} their names end in _clean: 1\n" in run(*again).stderr
+    assert run(*again, "--quiet").stderr == ""
+    run("photos", "photos/out")
+    result = run("photos", "photos/out", "-r", "--force")
+    assert f"{line} they lie in photos/out: 2\n" in result.stderr
+
+
 def test_format_for_a_folder(here):
     save("photos/a.png")
     save("photos/b.TIF")
@@ -391,6 +493,68 @@ def test_one_bad_file_stops_no_other(here):
     assert "photos/b.png: " in result.stderr
     assert "photos/c.png: " in result.stderr
     assert left_over() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["in.png", "nowhere/out.png"], "nowhere/out.png: the folder nowhere does not exist"),
+        (["d", "text/out"], "text/out/in.png: text is no folder"),
+        (["in.png", "closed/out.png"], "closed/out.png: the folder closed does not let files be written"),
+        (["d", "closed/new"], "closed/new/in.png: the folder closed does not let files be written"),
+        (["in.png", "out.png", "--compare", "nowhere/s.png"], "s.png: the folder nowhere does not exist"),
+        (["in.png", "taken.png", "--force"], "taken.png/in.png: is a folder"),
+    ],
+)
+def test_an_output_that_cannot_be_is_refused_before_computing(here, monkeypatch, arguments, message):
+    save("in.png")
+    save("d/in.png")
+    Path("text").write_text("no folder")
+    Path("closed").mkdir()
+    Path("taken.png/in.png").mkdir(parents=True)
+    allowed = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != "closed" and allowed(path, mode))
+    monkeypatch.setattr("denoise_cli.cli.image_work.denoise_picture", None)
+    assert message in run(*arguments, code=1).stderr
+
+
+def test_a_reference_of_another_size_is_refused_before_computing(here, monkeypatch):
+    save("in.png")
+    save("true.png", PHOTO[:20])
+    monkeypatch.setattr("denoise_cli.cli.image_work.denoise_picture", None)
+    result = run("in.png", "out.png", "--compare", "sheet.png", "--reference", "true.png", code=2)
+    assert "in.png: the reference is 48 x 20 pixels" in result.stderr
+
+
+def test_a_sheet_that_fails_leaves_the_picture(here, monkeypatch):
+    def fail(*arguments, **more):
+        raise DenoiseError("sheet.png: no room")
+
+    monkeypatch.setattr("denoise_cli.cli.image_work.draw_comparison", fail)
+    save("in.png")
+    assert "no room" in run("in.png", "out.png", "--compare", "sheet.png", code=1).stderr
+    assert_blurred("out.png")
+
+
+def test_a_name_that_stands_for_nothing_stops_no_other(here):
+    save("a.png")
+    Path("empty").mkdir()
+    result = run("nomatch*.png", "a.png", "empty", "out", "--json", code=1)
+    assert "1 done, 2 failed:\n  nomatch*.png: matches no file\n  empty: has no pictures" in result.stderr
+    assert [each["output"] for each in json.loads(result.stdout)] == ["out/a.png", None, None]
+    assert_blurred("out/a.png")
+    assert "matches no file; empty: has" in run("nomatch*.png", "empty", "out", code=2).stderr
+
+
+def test_what_fails_in_computing_or_for_want_of_a_folder_names_its_picture(here):
+    save("a.png")
+    save("d/sub/b.png", PHOTO[:20])
+    save("mask.png", np.zeros(PHOTO.shape[:2], np.uint8))
+    Path("out").mkdir()
+    result = run("a.png", "d/sub/b.png", "out", "--sigma-map", "mask.png", code=1)
+    assert "\n  d/sub/b.png: the sigma map is 48 x 40 pixels, the picture 48 x 20" in result.stderr
+    Path("out/sub").write_text("no folder")
+    assert "out/sub/b.png: out/sub is no folder" in run("d", "a.png", "out", "-r", "--force", code=1).stderr
 
 
 def test_files_that_fail_leave_nothing_in_memory(here, monkeypatch):
@@ -443,6 +607,16 @@ def test_json(here):
     assert done["pages"][0]["sigma"] >= 0
     assert failed["status"] == "failed"
     assert "photos/b.png" in failed["error"]
+
+
+def test_a_name_that_cannot_be_printed_stays_in_its_line(here):
+    save("a\nb\x1b[31m.png")
+    assert "a\\nb\\x1b[31m.png: white noise" in run("a\nb\x1b[31m.png", "out.png").stderr
+    result = run("no\nsuch.png", "out2.png", code=1)
+    assert result.stderr.startswith("error: no\\nsuch.png: ")
+    result = run("no\nsuch.png", "nor\r.png", "out", code=1)
+    assert "\n  no\\nsuch.png: " in result.stderr
+    assert "\n  nor\\r.png: " in result.stderr
 
 
 def test_json_where_stdout_is_not_utf_8(here):
@@ -530,7 +704,9 @@ def test_what_fails_is_told_in_one_line(here, arguments, message):
     Path("text.png").write_text("a text")
     Path("there.png").write_text("mine")
     result = run(*arguments, code=1)
+    assert result.stderr.splitlines()[-1].startswith("error: ")
     assert message in result.stderr
+    assert sum(message in line for line in result.stderr.splitlines()) == 1
     assert Path("there.png").read_text() == "mine"
     assert not Path("out.png").exists()
     assert left_over() == []

@@ -155,6 +155,17 @@ def test_thumbnails_in_a_tiff_are_left_out_with_a_note():
     assert "thumbnails" in losses([picture], FORMATS["tiff"])[0]
 
 
+def test_pictures_under_a_page_of_a_tiff_are_left_out_with_a_note():
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as writer:
+        writer.write(noise((16, 16)), photometric="minisblack", subifds=1, metadata=None)
+        writer.write(noise((8, 8)), photometric="minisblack", metadata=None)
+    picture = read_picture(buffer.getvalue())
+    assert losses([picture], FORMATS["tiff"]) == [
+        "the further pictures under its pages (SubIFDs) are dropped"
+    ]
+
+
 @pytest.mark.parametrize("file_format", ["png", "bmp", "tiff"])
 def test_a_palette_becomes_full_colour_unless_nothing_changed(file_format):
     image = Image.fromarray(smooth(20, 30, 3)).quantize(40)
