@@ -195,12 +195,17 @@ def _beside(found: list[Found], suffix: str, format: str | None) -> list[Job]:
         raise UsageError("a picture from stdin has no name for --suffix: name the output file")
     if os.sep in suffix or "/" in suffix:
         raise UsageError(f"--suffix {suffix}: must be a part of a file name")
-    return [
-        Job(each.path, _renamed(each.path.with_name(each.path.stem + suffix + each.path.suffix), format))
+    jobs = {
+        each: Job(each.path, _renamed(each.path.with_name(each.path.stem + suffix + each.path.suffix), format))
         for each in found
-        if not (
-            each.root is not None and suffix and each.path.stem.endswith(suffix)
-        )  # the results of an earlier run
+    }
+    if not suffix:
+        return list(jobs.values())
+    results = {job.target for job in jobs.values()}  # of an earlier run, where they are there already
+    return [
+        job
+        for each, job in jobs.items()
+        if each.path not in results and (each.root is None or not each.path.stem.endswith(suffix))
     ]
 
 

@@ -21,7 +21,7 @@ from denoise_cli.data.sources import FolderSource, Part
 from denoise_cli.estimation.level import OFFSET, WEIGHTS, network, statistics
 from denoise_cli.files import replacing
 from denoise_cli.images import to_pixels
-from denoise_cli.nn.losses import Charbonnier
+from denoise_cli.nn.losses import L1
 from denoise_cli.nn.module import Module
 from denoise_cli.nn.optim import AdamW
 from denoise_cli.nn.schedules import Cosine
@@ -39,12 +39,12 @@ EPOCHS, BATCH, RATE = 60, 64, 2e-3
 def main() -> None:
     parser = argparse.ArgumentParser(description="Learns to tell the noise level of photographs.")
     parser.add_argument("photographs", type=Path, help="a folder of clean photographs")
-    parser.add_argument("--samples", type=int, default=20_000)
+    parser.add_argument("--samples", type=int, default=16_000)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     seen, levels = samples(arguments.photographs, "train", arguments.samples)
-    others, true = samples(arguments.photographs, "holdout", arguments.samples // 10)
+    others, true = samples(arguments.photographs, "holdout", arguments.samples // 8)
     net = learn(seen, levels)
     report((net.forward(others).exp() - OFFSET).clamp_min(0)[:, 0].numpy(), true[:, 0].numpy())
     with replacing(Path(__file__).with_name(WEIGHTS)) as file:
@@ -72,7 +72,7 @@ def samples(folder: Path, take: Part, count: int) -> tuple[Tensor, Tensor]:
 
 def learn(seen: Tensor, levels: Tensor) -> Module:
     """The network, trained; in its first layer, the scales of the statistics."""
-    net, loss, schedule = network(), Charbonnier(0.05), Cosine()
+    net, loss, schedule = network(), L1(), Cosine()
     optimizer = AdamW(net.param(), lr=RATE, weight_decay=1e-2)
     mean, spread = seen.mean(0), seen.std(0) + 1e-3
     scaled, wanted = (seen - mean) / spread, (levels + OFFSET).log()

@@ -438,6 +438,18 @@ def test_a_name_with_brackets_is_a_name(here):
     assert_blurred("out.png")
 
 
+def test_results_that_a_shell_lists_beside_their_inputs_are_no_inputs(here):
+    for name in ("a.png", "b.png"):
+        Image.fromarray(PHOTO).save(name)
+    run("a.png", "b.png", "--suffix", "_clean")
+    before = Path("a_clean.png").read_bytes()
+    everything = sorted(map(str, Path().glob("*.png")))
+    assert everything == ["a.png", "a_clean.png", "b.png", "b_clean.png"]
+    assert run(*everything, "--suffix", "_clean", "--skip-existing").exit_code == 0
+    assert sorted(map(str, Path().glob("*.png"))) == everything
+    assert Path("a_clean.png").read_bytes() == before
+
+
 def test_suffix_writes_beside_the_input(here):
     save("photos/a.png")
     save("photos/b.jpg")
