@@ -150,7 +150,7 @@ def course_pairs(path: Path, sigma: float | None = None) -> Iterator[Pair]:
 def validation_pairs(experiment: Experiment) -> list[Pair]:
     """The validation pictures of an experiment; none where it has no validation."""
     pairs = open_validation(
-        experiment.data, channels=experiment.input.channels, estimator=experiment.input.estimator
+        experiment.data, channels=experiment.input.channels, estimate=ESTIMATORS[experiment.input.estimator]
     )
     return [
         Pair(f"{index:05d}", _pixels(pair.noisy), _pixels(pair.clean), pair.sigma)

@@ -195,10 +195,8 @@ def _beside(found: list[Found], suffix: str, format: str | None) -> list[Job]:
         raise UsageError("a picture from stdin has no name for --suffix: name the output file")
     if os.sep in suffix or "/" in suffix:
         raise UsageError(f"--suffix {suffix}: must be a part of a file name")
-    jobs = {
-        each: Job(each.path, _renamed(each.path.with_name(each.path.stem + suffix + each.path.suffix), format))
-        for each in found
-    }
+    beside = {each: each.path.with_name(each.path.stem + suffix + each.path.suffix) for each in found}
+    jobs = {each: Job(each.path, _renamed(target, format)) for each, target in beside.items()}
     if not suffix:
         return list(jobs.values())
     results = {job.target for job in jobs.values()}  # of an earlier run, where they are there already

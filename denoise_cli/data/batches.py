@@ -28,6 +28,9 @@ _T = TypeVar("_T", bound=np.generic)
 Pairing = Literal["clean", "noise2noise"]
 Indices = NDArray[np.int64]
 
+Estimate = Callable[[NDArray[np.float32]], float]
+"""Tells the noise level of pixels (H, W, C) on the 0-255 scale."""
+
 MOST_ENLARGED = 2.5
 """How many times a soft patch is enlarged at most."""
 
@@ -223,7 +226,7 @@ def validation_pairs(
     seed: int = 0,
     count: int = 48,
     size: int = 192,
-    estimate: Callable[[NDArray[np.float32]], float] | None = None,
+    estimate: Estimate | None = None,
 ) -> list[Pair]:
     """What a model is measured on while it trains: always the same pictures with the same noise.
 

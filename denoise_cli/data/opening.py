@@ -4,6 +4,7 @@ from typing import Any, Protocol
 
 from denoise_cli.data.batches import (
     Batches,
+    Estimate,
     NoisyPairs,
     NoisyPatches,
     Pair,
@@ -15,7 +16,6 @@ from denoise_cli.data.noise import NOISES, Noise
 from denoise_cli.data.pickles import PickleSource
 from denoise_cli.data.sources import FolderSource, Source
 from denoise_cli.data.synthetic import SyntheticSource
-from denoise_cli.estimation import ESTIMATORS
 
 SOURCES: dict[str, type[FolderSource | PickleSource | SyntheticSource]] = {
     "folder": FolderSource,
@@ -72,10 +72,10 @@ def open_batches(data: DataSection, *, channels: int, seed: int) -> Batches:
     return Batches(samples, batch=data.batch, seed=seed, workers=data.workers)
 
 
-def open_validation(data: DataSection, *, channels: int, estimator: str) -> list[Pair]:
+def open_validation(data: DataSection, *, channels: int, estimate: Estimate) -> list[Pair]:
     """The validation pictures of an experiment, the same for every seed; none for `validation: null`.
 
-    Where training misjudges the noise, its level is what the estimator finds. Synthetic pictures are always
+    Where training misjudges the noise, its level is what `estimate` finds. Synthetic pictures are always
     others than those that training sees.
     """
     if data.validation is None:
@@ -84,9 +84,7 @@ def open_validation(data: DataSection, *, channels: int, estimator: str) -> list
     if spec["source"] == "synthetic":
         spec["take"] = "holdout"
     source = open_source(spec, channels=channels)
-    return validation_pairs(
-        source, make_noise(data.noise), estimate=ESTIMATORS[estimator] if data.misjudged else None
-    )
+    return validation_pairs(source, make_noise(data.noise), estimate=estimate if data.misjudged else None)
 
 
 def open_source(spec: Any, *, channels: int) -> Source | PickleSource:

@@ -401,13 +401,17 @@ class TestOpening:
 
     def test_grey(self) -> None:
         assert open_batches(self.section(), channels=1, seed=0).batch(0).x.shape == (2, 1, 8, 8)
-        assert open_validation(self.section(), channels=1, estimator="white")[0].clean.shape == (1, 16, 16)
+        assert open_validation(self.section(), channels=1, estimate=ESTIMATORS["white"])[0].clean.shape == (
+            1,
+            16,
+            16,
+        )
 
     def test_synthetic_validation_is_never_seen_in_training(self) -> None:
         section = self.section()
         train = open_source(section.train, channels=3)
         assert not isinstance(train, PickleSource)
-        for pair in open_validation(section, channels=3, estimator="white"):
+        for pair in open_validation(section, channels=3, estimate=ESTIMATORS["white"]):
             assert not any(torch.equal(pair.clean, train.picture(n)) for n in range(3))
 
     def test_course_file(self, tmp_path: Path) -> None:
@@ -416,10 +420,10 @@ class TestOpening:
         batches = open_batches(section, channels=3, seed=0)
         assert isinstance(batches.samples, NoisyPairs)
         assert len(batches.samples) == 7
-        assert len(open_validation(section, channels=3, estimator="white")) == 7
+        assert len(open_validation(section, channels=3, estimate=ESTIMATORS["white"])) == 7
 
     def test_no_validation(self) -> None:
-        assert open_validation(self.section(validation=None), channels=3, estimator="white") == []
+        assert open_validation(self.section(validation=None), channels=3, estimate=ESTIMATORS["white"]) == []
 
     def test_make_noise(self) -> None:
         noisy = make_noise({"name": "gaussian", "sigma": 10})(torch.zeros(3, 4, 4), np.random.default_rng(0))
