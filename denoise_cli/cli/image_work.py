@@ -198,10 +198,9 @@ class Work:
     def _settings_for(self, page: Picture) -> Settings:
         """The settings, with the sigma map turned from upright to how the page is stored."""
         mask = self.settings.sigma_map
-        if mask is None:
+        if not isinstance(mask, ArraySource):
             return self.settings
-        upright = mask.window(0, mask.height, 0, mask.width)
-        return replace(self.settings, sigma_map=ArraySource(as_stored(upright, page)))
+        return replace(self.settings, sigma_map=ArraySource(as_stored(mask.array, page)))
 
     def write(self, job: Job, result: Pages | None) -> list[str]:
         """Writes the output, and then the sheet; what the output's format could not hold."""
