@@ -14,9 +14,8 @@ from torch import Tensor
 
 from denoise_cli.data.noise_models import to_bytes
 from denoise_cli.errors import DenoiseError, UsageError
-from denoise_cli.images import SUFFIXES, read_picture
+from denoise_cli.images import SUFFIXES, in_channels, read_picture
 from denoise_cli.images.picture import COLOR_SAMPLES
-from denoise_cli.images.reading import in_channels
 
 Bytes = NDArray[np.uint8]
 """(H, W, C)."""

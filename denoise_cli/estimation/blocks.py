@@ -39,7 +39,10 @@ def block_energies(blocks: Array) -> Array:
     return energies
 
 
-def is_flat(blocks: Array) -> Array:
-    """Which blocks have one single value."""
-    flat: Array = blocks.min(axis=-1) == blocks.max(axis=-1)
-    return flat
+def with_content(blocks: Array) -> Array:
+    """Without the blocks that have one single value in every channel, (C, N, SIDE^2).
+
+    Cut off at black or white, or drawn, they say nothing of noise - unless most of the picture is such.
+    """
+    flat = (blocks.min(axis=-1) == blocks.max(axis=-1)).all(axis=0)
+    return blocks if flat.mean() > 0.5 else blocks[:, ~flat]

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from safetensors.torch import load
 
-from denoise_cli.estimation.blocks import SIDE, Array, block_energies, blocks_of, is_flat
+from denoise_cli.estimation.blocks import SIDE, Array, block_energies, blocks_of, with_content
 from denoise_cli.nn import build
 from denoise_cli.nn.module import Module
 from denoise_cli.windows import ArraySource, Source
@@ -70,10 +70,7 @@ def statistics(source: Source) -> Array | None:
         return None
     if len(blocks) == 1:
         blocks = np.repeat(blocks, 3, axis=0)
-    flat = is_flat(blocks).all(axis=0)  # cut off at black or white, or drawn: no noise to see
-    if flat.mean() <= 0.5:
-        blocks = blocks[:, ~flat]
-    energies = block_energies(np.tensordot(_OPPONENT, blocks, 1))
+    energies = block_energies(np.tensordot(_OPPONENT, with_content(blocks), 1))
     bands = np.stack([energies[..., band].mean(axis=-1) for band in _BANDS], axis=2)  # (colour, block, band)
     texture = np.log(bands[..., :_LOW_BANDS] + _LEAST_ENERGY).mean(axis=(0, 2))
     parts = list(np.quantile(bands, _QUANTILES, axis=1))

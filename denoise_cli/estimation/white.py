@@ -17,7 +17,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from denoise_cli.estimation.blocks import SIDE, Array, block_energies, blocks_of, is_flat
+from denoise_cli.estimation.blocks import SIDE, Array, block_energies, blocks_of, with_content
 from denoise_cli.windows import ArraySource, Source
 
 _MOST_BLOCKS = 20_000
@@ -54,7 +54,7 @@ def overall_sigma(sigmas: Array) -> float:
 def _channel_sigma(blocks: Array, *, clipped: bool) -> float:
     if not len(blocks):
         return 0.0
-    blocks = _with_content(blocks)
+    blocks = with_content(blocks[None])[0]
     brightness = blocks.mean(axis=1)
     energies = block_energies(blocks)
     low, high = ((energies * some).sum(axis=1) / some.sum() for some in (_LOW, _HIGH))
@@ -68,12 +68,6 @@ def _channel_sigma(blocks: Array, *, clipped: bool) -> float:
         means, variances = _clipped_moments(sigma)
         kept = np.interp(brightness, means, variances / sigma**2)
     return sigma
-
-
-def _with_content(blocks: Array) -> Array:
-    """Without blocks of one single value: unless most of the picture is such, they say nothing of noise."""
-    flat = is_flat(blocks)
-    return blocks if flat.mean() > 0.5 else blocks[~flat]
 
 
 def _least_textured(low: Array, kept: Array) -> Array:

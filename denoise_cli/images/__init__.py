@@ -21,7 +21,7 @@ from denoise_cli.images.formats import (
     sniff,
 )
 from denoise_cli.images.picture import MAX_PIXELS, Keep, Picture, Result
-from denoise_cli.images.reading import in_channels, read_array, read_pages, read_picture, to_pixels, to_tensor
+from denoise_cli.images.reading import in_channels, read_pages, read_picture, to_pixels, to_tensor
 from denoise_cli.images.writing import encode_pages, encode_picture, write_pages, write_picture
 
 __all__ = [
@@ -39,7 +39,6 @@ __all__ = [
     "in_channels",
     "losses",
     "output_format",
-    "read_array",
     "read_pages",
     "read_picture",
     "sniff",

@@ -57,14 +57,6 @@ def read_pages(source: str | Path | bytes, *, name: str | None = None) -> list[P
         raise DenoiseError(f"{name}: damaged, or an unusual kind of {found.label}{_reason(error)}") from error
 
 
-def read_array(path: str | Path, channels: int) -> Pixels:
-    """A picture's pixels alone, float32 (H, W, channels) in [0, 1]: for training and for comparing.
-
-    Alpha, profile and orientation are ignored.
-    """
-    return in_channels(read_picture(path).pixels, channels)
-
-
 def in_channels(pixels: Pixels, channels: int) -> Pixels:
     """Pixels (H, W, 1 or 3) in 1 or 3 channels.
 

@@ -8,7 +8,7 @@ import torch
 from image_corpus import noise
 
 from denoise_cli.errors import DenoiseError
-from denoise_cli.images import Picture, read_array, read_picture, to_pixels, to_tensor, write_picture
+from denoise_cli.images import Picture, in_channels, read_picture, to_pixels, to_tensor, write_picture
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -118,9 +118,10 @@ def test_a_file_is_read_into_its_own_size_of_memory(tmp_path):
     assert peak < 1.5 * file.stat().st_size
 
 
-def test_arrays_for_training_have_the_channels_asked_for(tmp_path):
+def test_pixels_for_training_have_the_channels_asked_for(tmp_path):
     write_picture(Picture(np.array([[[255, 0, 0], [0, 255, 0]]], np.uint8), "rgb"), tmp_path / "c.png")
     write_picture(Picture(np.array([[[51]]], np.uint8), "gray"), tmp_path / "g.png")
-    assert read_array(tmp_path / "c.png", 3).shape == (1, 2, 3)
-    np.testing.assert_allclose(read_array(tmp_path / "c.png", 1).ravel(), [0.299, 0.587], rtol=1e-6)
-    np.testing.assert_allclose(read_array(tmp_path / "g.png", 3), np.full((1, 1, 3), 0.2), rtol=1e-6)
+    colour, gray = (read_picture(tmp_path / name).pixels for name in ("c.png", "g.png"))
+    assert in_channels(colour, 3).shape == (1, 2, 3)
+    np.testing.assert_allclose(in_channels(colour, 1).ravel(), [0.299, 0.587], rtol=1e-6)
+    np.testing.assert_allclose(in_channels(gray, 3), np.full((1, 1, 3), 0.2), rtol=1e-6)
