@@ -15,7 +15,7 @@ from denoise_cli.nn.build import SpecError, build
 from denoise_cli.nn.layers.containers import Sequential
 from denoise_cli.nn.losses import L1, LOSSES, MSE, Charbonnier, Loss
 from denoise_cli.nn.module import Module, Reach, ShapeError
-from denoise_cli.nn.optim import OPTIMIZERS, SGD, Adam, AdamW, Optimizer
+from denoise_cli.nn.optim import OPTIMIZERS, SGD, Adam, AdamW, Muon, Optimizer
 from denoise_cli.nn.schedules import SCHEDULES, Schedule
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Charbonnier",
     "Loss",
     "Module",
+    "Muon",
     "Optimizer",
     "Reach",
     "Schedule",

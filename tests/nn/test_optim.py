@@ -1,12 +1,14 @@
 """Optimizers side by side with torch.optim's, and taken up again from a saved state."""
 
+import math
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from denoise_cli.nn import OPTIMIZERS, SGD, Adam, Optimizer, build
+from denoise_cli.nn import OPTIMIZERS, SGD, Adam, AdamW, Muon, Optimizer, build
+from denoise_cli.nn.optim import orthogonalised
 
 TORCH = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
@@ -20,7 +22,8 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("adamw", {}),
     ("adamw", {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-4, "weight_decay": 0.1}),
 ]
-every_setting = pytest.mark.parametrize(("name", "settings"), SETTINGS)
+MUON = ("muon", {"lr": 0.02, "momentum": 0.9, "weight_decay": 0.1})
+every_setting = pytest.mark.parametrize(("name", "settings"), [*SETTINGS, MUON])
 
 
 def pairs() -> list[tuple[Tensor, Tensor]]:
@@ -44,7 +47,7 @@ def advance(optimizer: Optimizer, parameters: list[tuple[Tensor, Tensor]], steps
         optimizer.step()
 
 
-@every_setting
+@pytest.mark.parametrize(("name", "settings"), SETTINGS)
 def test_fifty_steps_are_torchs(name: str, settings: dict[str, Any]) -> None:
     ours = pairs()
     optimizer = OPTIMIZERS[name](ours, **settings)
@@ -59,6 +62,69 @@ def test_fifty_steps_are_torchs(name: str, settings: dict[str, Any]) -> None:
     assert optimizer.lr == pytest.approx(oracle.param_groups[0]["lr"])
     for (value, _), parameter in zip(ours, theirs, strict=True):
         torch.testing.assert_close(value, parameter.detach(), rtol=1e-12, atol=1e-12)
+
+
+def by_singular_values(matrix: Tensor) -> Tensor:
+    """What `orthogonalised` states, one singular value at a time."""
+    u, values, v = torch.linalg.svd(matrix, full_matrices=False)
+    values = values / values.norm()
+    for _ in range(5):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    return (u * values) @ v
+
+
+@pytest.mark.parametrize("shape", [(4, 4), (3, 27), (27, 3), (1, 9), (9, 1), (48, 96)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_singular_values_are_brought_near_one(shape: tuple[int, int], dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(1)
+    decades = torch.logspace(0, -2, shape[0], dtype=dtype)[:, None]
+    matrix = torch.randn(shape, dtype=dtype, generator=generator) * decades * 1e-3
+    result = orthogonalised(matrix)
+    bound = 1e-4 if dtype == torch.float32 else 1e-9
+    torch.testing.assert_close(result, by_singular_values(matrix), rtol=0, atol=bound)
+    assert 0.6 < torch.linalg.matrix_norm(result, 2) < 1.25
+
+
+def test_a_matrix_without_direction_has_no_step() -> None:
+    assert not orthogonalised(torch.zeros(3, 5)).any()
+    single = torch.outer(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 0.0, 4.0]))
+    assert torch.linalg.matrix_rank(orthogonalised(single), atol=1e-4) == 1
+
+
+def test_muon_moves_matrices_by_their_singular_directions_and_vectors_as_adamw() -> None:
+    settings: dict[str, Any] = {"lr": 0.02, "weight_decay": 0.1}
+    ours, vectors = pairs(), pairs()
+    advance(Muon(ours, momentum=0.9, **settings), ours, range(20))
+    advance(AdamW(vectors, **settings), vectors, range(20))
+    torch.testing.assert_close(ours[1][0], vectors[1][0], rtol=0, atol=0)
+
+    for index in (0, 2):
+        value, lr = pairs()[index][0], settings["lr"]
+        momentum = torch.zeros_like(value)
+        for step in range(20):
+            lr *= 0.99
+            grad = gradient(value, step)
+            momentum = 0.9 * momentum + 0.1 * grad
+            ahead = (0.1 * grad + 0.9 * momentum).flatten(1)
+            size = 0.2 * math.sqrt(max(ahead.shape))
+            value = (1 - lr * 0.1) * value - lr * size * by_singular_values(ahead).reshape(value.shape)
+        torch.testing.assert_close(ours[index][0], value, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+def test_muon_is_torchs_but_for_its_half_precision() -> None:
+    ours = [(value, grad) for value, grad in pairs() if value.ndim == 2]
+    theirs = nn.Parameter(ours[0][0].clone())
+    oracle = torch.optim.Muon([theirs], lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    optimizer = Muon(ours, lr=0.02, weight_decay=0.1)
+    start = ours[0][0].clone()
+    for step in range(5):
+        ours[0][1].copy_(gradient(theirs.detach(), step))
+        theirs.grad = ours[0][1].clone()
+        optimizer.step()
+        oracle.step()
+    way = (ours[0][0] - start).norm()
+    assert (ours[0][0] - theirs.detach()).norm() < 0.03 * way
 
 
 @every_setting
@@ -113,6 +179,7 @@ def test_plain_descent_goes_down() -> None:
         lambda: SGD(pairs(), lr=1.0, momentum=-0.1),
         lambda: SGD(pairs(), lr=1.0, nesterov=True),
         lambda: Adam(pairs(), betas=(0.9, 1.0)),
+        lambda: Muon(pairs(), momentum=1.0),
     ],
 )
 def test_settings_out_of_range(make: Any) -> None:
