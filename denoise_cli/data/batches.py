@@ -18,11 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from denoise_cli.data.noise_models import Noise, luma
+from denoise_cli.data.noise_models import Noise
 from denoise_cli.data.photo_noise import resized
 from denoise_cli.data.pickles import PickleSource
 from denoise_cli.data.sources import Source
-from denoise_cli.images import to_pixels, to_tensor
+from denoise_cli.images import in_channels, to_pixels, to_tensor
 
 _T = TypeVar("_T", bound=np.generic)
 Pairing = Literal["clean", "noise2noise"]
@@ -104,7 +104,7 @@ class NoisyPatches:
                 picture = to_tensor(turned(to_pixels(picture), int(generator.integers(8))))
             channels, gain = picture.shape[0], 1.0
             if self.gray and generator.random() < self.gray:
-                picture, gain = to_tensor(luma(to_pixels(picture))), channels**0.5
+                picture, gain = to_tensor(in_channels(to_pixels(picture), 1)), channels**0.5
             noisy = self.noise(picture, generator)
             x.append(noisy.image.expand(channels, -1, -1))
             if self.misjudged:

@@ -14,7 +14,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from denoise_cli.data.noise_models import Noise, Pixels, Range, blur, checked, draw, luma
+from denoise_cli.data.noise_models import Noise, Pixels, Range, blur, checked, draw
+from denoise_cli.images import in_channels
 
 Matrix = NDArray[np.float64]
 
@@ -68,8 +69,8 @@ class Camera(Noise):
         self.chroma_smoothing = checked("chroma_smoothing", chroma_smoothing, most=8.0)
 
     def corrupt(self, x: Pixels, generator: np.random.Generator) -> Pixels:
-        error = self._error(x if x.shape[2] == 3 else np.repeat(x, 3, axis=2), generator)
-        error = error if x.shape[2] == 3 else luma(error)
+        error = self._error(in_channels(x, 3), generator)
+        error = in_channels(error, x.shape[2])
         error += x
         return np.clip(error, 0, 1, out=error)
 
@@ -81,7 +82,7 @@ class Camera(Noise):
         sensor += mosaic_noise(sensor, math.exp(log_shot), math.exp(log_read), generator)
         y = from_linear(sensor @ np.linalg.inv(to_sensor).T.astype(np.float32), gamma)
         y -= x
-        grey = luma(y)
+        grey = in_channels(y, 1)
         y -= grey
         y = blur(y, draw(self.chroma_smoothing, generator))
         y += blur(grey, draw(self.luma_smoothing, generator))

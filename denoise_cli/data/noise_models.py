@@ -21,8 +21,6 @@ Pixels = NDArray[np.floating[Any]]
 Range = float | tuple[float, float]
 """One value, or [low, high]: drawn anew for every picture, uniformly unless the model says otherwise."""
 
-LUMA = np.array([[0.299], [0.587], [0.114]], dtype=np.float32)
-
 
 class Noisy(NamedTuple):
     """A picture with noise, and how strong it is.
@@ -239,11 +237,6 @@ def blur_gain(radius: float) -> float:
     impulse[len(impulse) // 2] = 1
     line = impulse if radius < 0.1 else gaussian_filter(impulse, radius, axes=(0,), mode="constant")
     return float(np.sum(line**2))  # the norm of the line, once for the rows and once for the columns
-
-
-def luma(x: Pixels) -> Pixels:
-    """(H, W, 3) -> (H, W, 1), after ITU-R BT.601."""
-    return x @ LUMA
 
 
 def to_bytes(x: Pixels) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from denoise_cli.data.sources import Bytes, Part, Pictures
 from denoise_cli.errors import UsageError
+from denoise_cli.images import in_channels
 
 Field = NDArray[np.floating[Any]]
 
@@ -46,7 +47,7 @@ class SyntheticSource(Pictures):
         if picture is None:  # two threads may both come here: they make the same picture
             picture = dead_leaves(self.size, np.random.default_rng([self._series, index]))
             if self.channels == 1:
-                picture = np.round(picture @ np.array([[0.299], [0.587], [0.114]])).astype(np.uint8)
+                picture = np.rint(in_channels(picture.astype(np.float32), 1)).astype(np.uint8)
             self._pictures[index] = picture
         return picture
 

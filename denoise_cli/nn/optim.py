@@ -178,10 +178,11 @@ class Muon(AdamW):
     """Steps of equal size along every singular direction of a weight (Jordan et al., Muon, 2024).
 
     For matrices, and kernels of convolutions taken as matrices of (first dimension, all others):
-    m <- momentum m + (1 - momentum) g, and theta <- theta - 0.2 lr sqrt(n) O, where n is the longer side and
-    O what `orthogonalised` makes of (1 - momentum) g + momentum m, after theta <- (1 - lr weight_decay) theta.
-    The factor 0.2 sqrt(n) gives steps of the size of AdamW's, so that its rates serve (arXiv:2502.16982).
-    Vectors, such as biases, take AdamW's steps, for which betas and eps are.
+    m <- momentum m + (1 - momentum) g, then theta <- (1 - lr weight_decay) theta - 0.2 lr sqrt(n) O, with n
+    the longer side and O what `orthogonalised` makes of momentum m + (1 - momentum) g. The factor makes steps
+    of the size of AdamW's, so that its rates serve (arXiv:2502.16982).
+
+    Vectors, such as biases, take AdamW's steps: betas and eps are for them.
     """
 
     yaml_name = "muon"
@@ -213,14 +214,14 @@ class Muon(AdamW):
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """U p(S) V^T of a matrix U S V^T, with p(S) near 1 (0.7 to 1.2) but for the smallest singular values.
+    """U p(S) V^T of a matrix U S V^T, with p(S) between 0.7 and 1.2 but for the smallest singular values.
 
-    Five rounds of X <- a X + b (X X^T) X + c (X X^T)^2 X, begun at Frobenius norm 1. Every round multiplies by
-    a polynomial of G = X X^T: all rounds are done on G, of the shorter side squared, and X is multiplied once.
+    Five rounds of X <- (a + b G + c G^2) X with G = X X^T, begun at Frobenius norm 1. G is far smaller than X
+    where X is wide, so the factors of all rounds are multiplied first, and X by their product once.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrix.shape[0] > matrix.shape[1]
-    wide = matrix.T if tall else matrix
+    wide: Tensor = matrix.T if tall else matrix
     wide = wide / torch.linalg.matrix_norm(wide).clamp(min=1e-7)
     gram = wide @ wide.T
     product = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
