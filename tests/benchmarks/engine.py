@@ -157,10 +157,9 @@ def theirs(spec: list[Any], shape: tuple[int, ...], trains: bool, layout: torch.
     return step
 
 
-def seconds(work: str, repeats: int) -> dict[str, float]:
-    """The median time of each engine, the engines taking turns."""
-    runs = {engine: run_of(engine, work) for engine in ENGINES}
-    times: dict[str, list[float]] = {engine: [] for engine in ENGINES}
+def medians(runs: dict[str, Run], repeats: int) -> dict[str, float]:
+    """The median seconds of each engine, the engines taking turns."""
+    times: dict[str, list[float]] = {engine: [] for engine in runs}
     for repeat in range(repeats + 1):
         for engine, run in runs.items():
             begin = time.perf_counter()
@@ -209,7 +208,7 @@ def _status(key: str) -> int:
 def measure(work: str, repeats: int, precision: Precision) -> dict[str, Any]:
     """One row of the table. Ratios are against the better of torch.nn's two layouts."""
     with products_in(precision), convolutions_in(precision):
-        times = seconds(work, repeats)
+        times = medians({engine: run_of(engine, work) for engine in ENGINES}, repeats)
     memory = {engine: peak_memory(work, engine) for engine in ENGINES}
     row: dict[str, Any] = {"work": WORKS[work][0]}
     row["milliseconds"] = {engine: round(1e3 * value, 1) for engine, value in times.items()}

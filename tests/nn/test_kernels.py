@@ -163,12 +163,12 @@ def test_depthwise_convolutions(g: Geometry, chunk: int) -> None:
 @pytest.mark.parametrize("name", KERNELS)
 def test_a_kernel_can_be_forced(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DENOISE_KERNEL", name)
-    assert kernels.choose(Geometry((3, 3), padding=(1, 1)), 8, 8) is KERNELS[name]
+    assert kernels.choose("forward", Geometry((3, 3), padding=(1, 1)), 8, 8) is KERNELS[name]
 
 
 def test_forcing_a_kernel_where_it_does_not_fit_falls_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DENOISE_KERNEL", "winograd")
-    chosen = kernels.choose(Geometry((5, 5), dilation=(2, 2)), 64, 64)
+    chosen = kernels.choose("forward", Geometry((5, 5), dilation=(2, 2)), 64, 64)
     assert chosen.fits(Geometry((5, 5), dilation=(2, 2)))
 
 

@@ -14,27 +14,27 @@ from types import ModuleType
 from torch import Tensor
 
 from denoise_cli.nn.kernels import columns, shifted, winograd
-from denoise_cli.nn.kernels.geometry import Geometry, Pair
+from denoise_cli.nn.kernels.geometry import Geometry, Map, Pair
 from denoise_cli.nn.kernels.products import fast_products
 
-KERNELS: dict[str, ModuleType] = {"columns": columns, "winograd": winograd, "shifted": shifted}
+KERNELS: dict[str, ModuleType] = {"winograd": winograd, "columns": columns, "shifted": shifted}
 """In the order of preference where several are worth it; the last fits everything."""
 
 
-def choose(geometry: Geometry, channels: int, out_channels: int) -> ModuleType:
-    """The kernel for a geometry and its widths: the first worth it, or the forced one where it fits."""
+def choose(which: Map, geometry: Geometry, channels: int, out_channels: int) -> ModuleType:
+    """The kernel for a map of such a convolution: the first worth it, or the forced one where it fits."""
     forced = KERNELS.get(os.environ.get("DENOISE_KERNEL", ""))
     if forced is not None and forced.fits(geometry):
         return forced
     for kernel in KERNELS.values():
-        if kernel.fits(geometry) and kernel.is_worth_it(geometry, channels, out_channels):
+        if kernel.fits(geometry) and kernel.is_worth_it(which, geometry, channels, out_channels):
             return kernel
     return shifted
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """y (N, OH, OW, O) = x (N, H, W, C) * weight (O, C, kh, kw) + bias (O,)."""
-    kernel = choose(geometry, weight.shape[1], weight.shape[0])
+    kernel = choose("forward", geometry, weight.shape[1], weight.shape[0])
     with fast_products(x):
         y: Tensor = kernel.forward(x, weight, bias, geometry)
     return y
@@ -42,7 +42,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) 
 
 def forward_onto(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, onto: Tensor) -> Tensor:
     """`onto` (N, OH, OW, O) + y, in its memory; Winograd's kernel needs no other."""
-    if choose(geometry, weight.shape[1], weight.shape[0]) is not winograd:
+    if choose("forward", geometry, weight.shape[1], weight.shape[0]) is not winograd:
         return onto.add_(forward(x, weight, bias, geometry))
     with fast_products(x):
         return winograd.forward(x, weight, bias, geometry, onto)
@@ -50,7 +50,7 @@ def forward_onto(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geome
 
 def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, size: Pair) -> Tensor:
     """dx (N, H, W, C) for pictures of `size` from dy (N, OH, OW, O), plus a bias (C,) if there is one."""
-    kernel = choose(geometry, weight.shape[1], weight.shape[0])
+    kernel = choose("input_gradient", geometry, weight.shape[1], weight.shape[0])
     with fast_products(dy):
         dx: Tensor = kernel.input_gradient(dy, weight, bias, geometry, size)
     return dx
@@ -60,6 +60,6 @@ def weight_gradient(
     x: Tensor, dy: Tensor, d_weight: Tensor, d_bias: Tensor | None, geometry: Geometry
 ) -> None:
     """Adds dL/dweight (O, C, kh, kw) and dL/dbias (O,) in place."""
-    kernel = choose(geometry, d_weight.shape[1], d_weight.shape[0])
+    kernel = choose("weight_gradient", geometry, d_weight.shape[1], d_weight.shape[0])
     with fast_products(x):
         kernel.weight_gradient(x, dy, d_weight, d_bias, geometry)

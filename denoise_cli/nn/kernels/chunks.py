@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-CHUNK = 128 * 1024
-"""Values of input in a chunk, for each thread: few enough for its intermediates to stay in cache, enough for
-the fixed cost of a tensor operation, a few microseconds, not to matter."""
+CHUNK = 512 * 1024
+"""Values that the intermediates of a chunk take, for each thread: few enough to stay in cache, enough for the
+fixed cost of a tensor operation, a few microseconds, and of a product's packing not to matter."""
 
 PLANS = 512
 """How many plans a workspace keeps: those of a large network, and an end to those of many pictures."""

@@ -1,12 +1,13 @@
-"""Convolution of few channels as one product with a matrix of columns.
+"""Convolution as one product with a matrix of columns.
 
-Few input channels, as in the first layer of a network. The pixels of a window, gathered into a row of kh kw C
-numbers, meet all filters in a single product instead of a sum of thin ones:
+Gathered. The pixels of a window, gathered into a row of kh kw C numbers, meet all filters in a single product
+instead of a sum of thin ones:
 
     y (rows, O) = columns (rows, kh kw C) @ W (kh kw C, O),    dW = columns^T dy.
 
-Few output channels, as in the last layer. The same from the other end: one product gives what every pixel
-adds to every tap, with the taps as rows, so that the shifted sums run along contiguous memory:
+Spread, for few output channels, as in the last layer of a network. The same from the other end: one product
+gives what every pixel adds to every tap, with the taps as rows, so that the shifted sums run along contiguous
+memory:
 
     P (kh kw O, pixels) = W' (kh kw O, C) @ x^T,    y = sum over the taps of P shifted by the tap's offset.
 
@@ -22,6 +23,7 @@ from torch import Tensor
 from denoise_cli.nn.kernels.chunks import Workspace, chunks_of_rows, local_workspace
 from denoise_cli.nn.kernels.geometry import (
     Geometry,
+    Map,
     Pair,
     copy_to_phases,
     copy_window,
@@ -29,8 +31,8 @@ from denoise_cli.nn.kernels.geometry import (
 )
 from denoise_cli.nn.kernels.memory import empty
 
-FEW = 64
-"""Columns up to which gathering them is worth it."""
+FEW = 24
+"""Rows of a tap up to which the shifted sums are worth it."""
 
 
 def fits(geometry: Geometry) -> bool:
@@ -39,17 +41,19 @@ def fits(geometry: Geometry) -> bool:
     return geometry.dilation == (1, 1) and all(k % s == 0 and p < k for k, s, p in sizes)
 
 
-def is_worth_it(geometry: Geometry, channels: int, out_channels: int) -> bool:
-    """Whether one side is narrow, and the kernel larger than a point."""
-    taps = geometry.kernel[0] * geometry.kernel[1]
-    narrow = min(channels, out_channels) if geometry.stride == (1, 1) else channels
-    return taps > 1 and taps * narrow <= FEW
+def is_worth_it(which: Map, geometry: Geometry, channels: int, out_channels: int) -> bool:
+    """Wherever columns are gathered, unless the kernel is a point; where they are spread, if they are few."""
+    if geometry.kernel == (1, 1):
+        return False
+    spreads = _gathers(geometry, channels, out_channels) == (which == "input_gradient")
+    few = channels * len(geometry.all_phases) if which == "input_gradient" else out_channels
+    return which == "weight_gradient" or not spreads or few <= FEW
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """y (N, OH, OW, O) = x (N, H, W, C) * weight (O, C, kh, kw) + bias (O,)."""
     O, C = weight.shape[:2]
-    if C <= O or geometry.stride != (1, 1):
+    if _gathers(geometry, C, O):
         return _gather(x, weight, bias, geometry)
     size = geometry.output_size((x.shape[1], x.shape[2]))
     turned = _turned(geometry)
@@ -59,7 +63,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) 
 def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, size: Pair) -> Tensor:
     """dx (N, H, W, C) from dy (N, OH, OW, O), plus a bias (C,)."""
     O, C = weight.shape[:2]
-    if C <= O or geometry.stride != (1, 1):
+    if _gathers(geometry, C, O):
         return _spread(dy, weight, bias, geometry, size)
     return _gather(dy, weight.flip(2, 3).transpose(0, 1), bias, _turned(geometry))
 
@@ -69,12 +73,17 @@ def weight_gradient(
 ) -> None:
     """Adds dL/dweight (O, C, kh, kw) and dL/dbias (O,) in place."""
     O, C = d_weight.shape[:2]
-    if C <= O or geometry.stride != (1, 1):
+    if _gathers(geometry, C, O):
         d_weight.add_(_column_products(x, dy, geometry).permute(3, 2, 0, 1))
     else:
         d_weight.add_(_column_products(dy, x, _turned(geometry)).flip(0, 1).permute(2, 3, 0, 1))
     if d_bias is not None:
         d_bias.add_(dy.sum((0, 1, 2)))
+
+
+def _gathers(geometry: Geometry, channels: int, out_channels: int) -> bool:
+    """Whether the forward gathers and the input gradient spreads, or the other way round."""
+    return channels <= out_channels or geometry.stride != (1, 1)
 
 
 def _turned(geometry: Geometry) -> Geometry:
@@ -112,7 +121,7 @@ def _spread(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry,
     biases = None if bias is None else bias.repeat(len(phases))[:, None]
     dx = empty((dy.shape[0], *size, C), dy)
     width = right - left + rw - 1
-    chunks = chunks_of_rows(dy.shape[0], bottom - top, width * max(O, few), dy)
+    chunks = chunks_of_rows(dy.shape[0], bottom - top, width * max(O, rh * rw * few), dy)
     workspace = local_workspace()
     for pictures, first, last in chunks:
         part = dy[pictures]

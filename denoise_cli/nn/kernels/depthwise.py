@@ -48,7 +48,7 @@ def weight_gradient(
     """Adds dL/dweight (C, 1, kh, kw) and dL/dbias (C,) in place."""
     N, OH, OW, C = dy.shape
     workspace, d_taps = local_workspace(), [dy.new_zeros(C) for _ in range(d_weight[0].numel())]
-    for pictures, first, last in chunks_of_rows(N, OH, OW * C, x):
+    for pictures, first, last in chunks_of_rows(N, OH, 4 * OW * C, x):
         window, part = _window(x[pictures], first, last, OW, geometry), dy[pictures, first:last]
         products = workspace.empty("products", tuple(part.shape), dy)
         for d_tap, seen in zip(d_taps, _seen(window, geometry, (last - first, OW)), strict=True):
@@ -67,7 +67,7 @@ def _taps(weight: Tensor) -> Tensor:
 def _sum_of_taps(x: Tensor, taps: Tensor, bias: Tensor | None, geometry: Geometry, size: Pair) -> Tensor:
     (N, _, _, C), (OH, OW) = x.shape, size
     y = empty((N, OH, OW, C), x)
-    for pictures, first, last in chunks_of_rows(N, OH, OW * C, x):
+    for pictures, first, last in chunks_of_rows(N, OH, 4 * OW * C, x):
         window, part = _window(x[pictures], first, last, OW, geometry), y[pictures, first:last]
         for k, seen in enumerate(_seen(window, geometry, (last - first, OW))):
             if k:

@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
 Pair = tuple[int, int]
+
+Map = Literal["forward", "input_gradient", "weight_gradient"]
+"""One of the three maps that a convolution consists of."""
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from torch import Tensor
 from denoise_cli.nn.kernels.chunks import Workspace, chunks_of_rows, local_workspace
 from denoise_cli.nn.kernels.geometry import (
     Geometry,
+    Map,
     Pair,
     copy_phases,
     copy_to_phases,
@@ -96,7 +97,7 @@ def fits(geometry: Geometry) -> bool:
     return True
 
 
-def is_worth_it(geometry: Geometry, channels: int, out_channels: int) -> bool:
+def is_worth_it(which: Map, geometry: Geometry, channels: int, out_channels: int) -> bool:
     """Wherever nothing else is."""
     return True
 

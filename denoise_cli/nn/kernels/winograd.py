@@ -32,6 +32,7 @@ from torch import Tensor
 from denoise_cli.nn.kernels.chunks import Chunk, Workspace, chunks_of_rows, local_workspace
 from denoise_cli.nn.kernels.geometry import (
     Geometry,
+    Map,
     Pair,
     copy_tile_columns,
     copy_to_phases,
@@ -57,9 +58,10 @@ def fits(geometry: Geometry) -> bool:
     return filter_for(geometry) is not None
 
 
-def is_worth_it(geometry: Geometry, channels: int, out_channels: int) -> bool:
+def is_worth_it(which: Map, geometry: Geometry, channels: int, out_channels: int) -> bool:
     """Whether the products that are saved outweigh the transforms."""
-    return min(channels, out_channels) >= 24
+    saves_half = geometry.stride == (1, 1) or which == "input_gradient"
+    return saves_half and min(channels, out_channels) >= 48
 
 
 def forward(
@@ -128,7 +130,8 @@ def _filter(geometry: Geometry) -> MinimalFilter:
 
 def _chunks(like: Tensor, rows: int, tw: int, channels: int, f: MinimalFilter) -> list[Chunk]:
     """Rows of tiles in chunks, for outputs of so many rows."""
-    return chunks_of_rows(like.shape[0], -(-rows // f.outputs), f.outputs**2 * tw * channels, like)
+    intermediates = 4 * f.outputs**2  # V and M, and what lies halfway to each, of a tile
+    return chunks_of_rows(like.shape[0], -(-rows // f.outputs), intermediates * tw * channels, like)
 
 
 def _transform(f: MinimalFilter, like: Tensor) -> Tensor:
