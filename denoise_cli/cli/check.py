@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from denoise_cli.cli.options import AsJson, Overrides
 from denoise_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,17 +20,12 @@ def check(
         Path | None,
         typer.Argument(metavar="CONFIG", help="The YAML file of an experiment.", show_default=False),
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Change a value, like optimizer.lr=0.5; may be repeated."
-        ),
-    ] = None,
+    overrides: Overrides = None,
     size: Annotated[
         str | None,
         typer.Option("--size", metavar="HxW", help="Size of the picture; if not given, of a training patch."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     schema: Annotated[
         bool,
         typer.Option("--schema", help="Print the JSON Schema of config files, for editors; needs no CONFIG."),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from denoise_cli.cli.options import AsJson, Device, Threads
 from denoise_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def evaluate(
     ] = False,
     per_image: Annotated[bool, typer.Option("--per-image", help="Show every picture's figures.")] = False,
     compare: Annotated[bool, typer.Option(help="Show published figures for the same set.")] = True,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     csv: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write every picture's figures to a CSV file.", show_default=False),
@@ -56,10 +57,8 @@ def evaluate(
         Path | None, typer.Option(metavar="DIR", help="Write the results as PNG files.", show_default=False)
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files of --csv and --out.")] = False,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; if not given, one a core.", show_default=False)
-    ] = None,
+    device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Measure a model: PSNR and SSIM of noisy and of denoised pictures.
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from denoise_cli.cli.options import AsJson
 from denoise_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def image(
         int,
         typer.Option(min=1, help="Files read and written beside computing.", rich_help_panel=COMPUTING),
     ] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
 ) -> None:
     """Take the noise out of pictures.

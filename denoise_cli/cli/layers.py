@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from denoise_cli.cli.options import AsJson
+
 if TYPE_CHECKING:
     from denoise_cli.nn.arguments import Argument
 
@@ -15,7 +17,7 @@ def layers(
     name: Annotated[
         str | None, typer.Argument(metavar="[NAME]", help="Show this layer in full.", show_default=False)
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the layers a config may use, with arguments and defaults."""
     from denoise_cli.cli.console import print_json

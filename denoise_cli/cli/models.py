@@ -1,8 +1,8 @@
 """`denoise models`: what comes with the package."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
+from denoise_cli.cli.options import AsJson
 
 if TYPE_CHECKING:
     from denoise_cli.denoiser import Denoiser
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 NUMBERS = ("parameters", "MACs per pixel")
 
 
-def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def models(as_json: AsJson = False) -> None:
     """List the models that come with denoise."""
     from denoise_cli.checkpoint import load_model, shipped_models
     from denoise_cli.cli.check import shorten

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from denoise_cli.cli.options import AsJson
+
 if TYPE_CHECKING:
     from denoise_cli.windows import Pixels
 
@@ -14,7 +16,7 @@ def psnr(
     second: Annotated[
         Path, typer.Argument(metavar="B", help="Another of the same size.", show_default=False)
     ],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare two pictures: PSNR and SSIM of the whole and of each channel.
 

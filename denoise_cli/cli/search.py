@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from denoise_cli.cli.options import Device, TrainData, ValData
 from denoise_cli.errors import DenoiseError
 
 if TYPE_CHECKING:
@@ -39,18 +40,10 @@ def search(
             help="Change a value of the base experiment, like train.epochs=5; may be repeated.",
         ),
     ] = None,
-    train_data: Annotated[
-        Path | None,
-        typer.Option(metavar="PATH", help="Train on this folder or course file instead.", show_default=False),
-    ] = None,
-    val_data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PATH", help="Validate on this folder or course file instead.", show_default=False
-        ),
-    ] = None,
+    train_data: TrainData = None,
+    val_data: ValData = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that try values at the same time.")] = 1,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: Device = "auto",
     threads: Annotated[
         int | None,
         typer.Option(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from denoise_cli.cli.options import Device, Overrides, Threads, TrainData, ValData
 from denoise_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,12 +24,7 @@ def train(
         Path,
         typer.Option("--config", metavar="FILE", help="The YAML file of an experiment.", show_default=False),
     ],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", metavar="KEY=VALUE", help="Change a value, like optimizer.lr=0.5; may be repeated."
-        ),
-    ] = None,
+    overrides: Overrides = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -51,24 +47,14 @@ def train(
             show_default=False,
         ),
     ] = None,
-    train_data: Annotated[
-        Path | None,
-        typer.Option(metavar="PATH", help="Train on this folder or course file instead.", show_default=False),
-    ] = None,
-    val_data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PATH", help="Validate on this folder or course file instead.", show_default=False
-        ),
-    ] = None,
+    train_data: TrainData = None,
+    val_data: ValData = None,
     seed: Annotated[
         int | None,
         typer.Option(min=0, help="Other seeds give other weights and batches.", show_default=False),
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads; if not given, one a core.", show_default=False)
-    ] = None,
+    device: Device = "auto",
+    threads: Threads = None,
 ) -> None:
     """Train a network as a config describes it.
 
