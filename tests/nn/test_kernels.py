@@ -160,6 +160,25 @@ def test_depthwise_convolutions(g: Geometry, chunk: int) -> None:
     assert max(errors(mine, theirs(x, w, b, dy, g, groups=C))) < 1e-12
 
 
+@pytest.mark.parametrize("widths", [(3, 64), (64, 3), (16, 64), (64, 32), (48, 64), (96, 48)])
+@pytest.mark.parametrize(
+    "g",
+    [
+        Geometry((3, 3), padding=(1, 1)),
+        Geometry((5, 5), padding=(2, 2)),
+        Geometry((2, 2), stride=(2, 2)),
+        Geometry((4, 4), stride=(2, 2), padding=(1, 1)),
+    ],
+    ids=["3x3", "5x5", "2x2s2", "4x4s2"],
+)
+def test_whatever_is_chosen_is_right(g: Geometry, widths: tuple[int, int]) -> None:
+    """The three maps of a layer may each be another kernel's."""
+    torch.manual_seed(0)
+    case = random_case(g, 2, *widths, (16, 18), torch.float32)
+    exact = theirs(*(t.double() for t in case), g)
+    assert max(errors([t.double() for t in ours(kernels, *case, g)], exact)) < 4e-6
+
+
 @pytest.mark.parametrize("name", KERNELS)
 def test_a_kernel_can_be_forced(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DENOISE_KERNEL", name)
