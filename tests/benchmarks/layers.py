@@ -46,19 +46,24 @@ def layers_of(work: str) -> Counter[Layer]:
     return found
 
 
-def run_of(engine: str, layer: Layer) -> Run:
-    """One forward and backward of a layer."""
-    kind, sizes, shape = layer
+def spec_of(layer: Layer) -> dict[str, Any]:
+    """What `build` and `twin` make the layer from."""
+    kind, sizes, _ = layer
     arguments = dict(zip(SETTINGS, sizes, strict=True))
     if kind == "upsampling":
         del arguments["stride"]
+    return {kind: arguments}
+
+
+def run_of(engine: str, layer: Layer) -> Run:
+    """One forward and backward of a layer."""
     layout = LAYOUTS.get(engine, torch.channels_last)
-    x = torch.rand(shape).contiguous(memory_format=layout)
+    x = torch.rand(layer[-1]).contiguous(memory_format=layout)
     if engine == "ours":
-        net = build({kind: arguments})
+        net = build(spec_of(layer))
         dy = torch.rand_like(net.forward(x))
         return lambda: (net.forward(x), net.backward(dy))
-    oracle = twin({kind: arguments}).to(memory_format=layout)
+    oracle = twin(spec_of(layer)).to(memory_format=layout)
     x.requires_grad_()
     dy = torch.rand_like(oracle(x))
     return lambda: oracle(x).backward(dy)
@@ -66,11 +71,7 @@ def run_of(engine: str, layer: Layer) -> Run:
 
 def macs(layer: Layer) -> int:
     """Multiplications of a forward, as its definition has them."""
-    kind, sizes, shape = layer
-    arguments = dict(zip(SETTINGS, sizes, strict=True))
-    if kind == "upsampling":
-        del arguments["stride"]
-    return build({kind: arguments}).macs(shape)
+    return build(spec_of(layer)).macs(layer[-1])
 
 
 def table(work: str, repeats: int) -> Table:

@@ -45,9 +45,10 @@ def is_worth_it(which: Map, geometry: Geometry, channels: int, out_channels: int
     """Wherever columns are gathered, unless the kernel is a point; where they are spread, if they are few."""
     if geometry.kernel == (1, 1):
         return False
-    spreads = _gathers(geometry, channels, out_channels) == (which == "input_gradient")
-    few = channels * len(geometry.all_phases) if which == "input_gradient" else out_channels
-    return which == "weight_gradient" or not spreads or few <= FEW
+    backward = which == "input_gradient"
+    gathered = which == "weight_gradient" or _gathers(geometry, channels, out_channels) != backward
+    rows = channels * len(geometry.all_phases) if backward else out_channels
+    return gathered or rows <= FEW
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:

@@ -60,8 +60,9 @@ def fits(geometry: Geometry) -> bool:
 
 def is_worth_it(which: Map, geometry: Geometry, channels: int, out_channels: int) -> bool:
     """Whether the products that are saved outweigh the transforms."""
-    saves_half = geometry.stride == (1, 1) or which == "input_gradient"
-    return saves_half and min(channels, out_channels) >= 48
+    # with a stride, the windows of the other two maps are of all phases: s x s times as much to transform
+    thin = geometry.stride == (1, 1) or which == "input_gradient"
+    return thin and min(channels, out_channels) >= 48
 
 
 def forward(
