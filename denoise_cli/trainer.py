@@ -156,7 +156,8 @@ class Trainer:
         loss = self.experiment.build_loss()
         for index, denoised in enumerate(evaluate(self.denoiser, self.pairs)):
             clean = denoised.pair.clean
-            losses.append(float(loss.forward(torch.from_numpy(denoised.pixels), torch.from_numpy(clean))))
+            one = (torch.from_numpy(pixels)[None] for pixels in (denoised.pixels, clean))
+            losses.append(float(loss.forward(*one)))
             psnrs.append(min(psnr(denoised.pixels, clean), PERFECT))
             noisy.append(min(decibels(mse(denoised.pair.noisy, clean)), PERFECT))
             if index in shown:

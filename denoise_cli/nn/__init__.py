@@ -13,7 +13,7 @@ for x, target in batches:
 
 from denoise_cli.nn.build import SpecError, build
 from denoise_cli.nn.layers.containers import Sequential
-from denoise_cli.nn.losses import L1, LOSSES, MSE, Charbonnier, Loss
+from denoise_cli.nn.losses import L1, LOSSES, MSE, Charbonnier, Loss, NegativePSNR
 from denoise_cli.nn.module import Module, Reach, ShapeError
 from denoise_cli.nn.optim import OPTIMIZERS, SGD, Adam, AdamW, Muon, Optimizer
 from denoise_cli.nn.schedules import SCHEDULES, Schedule
@@ -31,6 +31,7 @@ __all__ = [
     "Loss",
     "Module",
     "Muon",
+    "NegativePSNR",
     "Optimizer",
     "Reach",
     "Schedule",

@@ -2,9 +2,10 @@
 
 `forward(y, target)` returns a scalar and keeps the difference d = y - target; `backward()` turns that into dy
 and returns it: dy is the caller's to overwrite. All are means over every element, so that a learning rate
-means the same for every size of batch and picture.
+means the same for every size of batch and picture. The first dimension numbers the pictures.
 """
 
+import math
 from typing import ClassVar
 
 import torch
@@ -90,4 +91,31 @@ class Charbonnier(Loss):
         return difference.square().add_(self.epsilon**2).sqrt_()
 
 
-LOSSES: dict[str, type[Loss]] = {loss.yaml_name: loss for loss in (MSE, L1, Charbonnier)}
+class NegativePSNR(Loss):
+    """The mean over pictures of -PSNR in dB: 10 log10(mse_i + epsilon), mse_i the mean of d^2 in picture i.
+
+    dL/dy = 20 / ln 10 * d / ((mse_i + epsilon) n). A picture counts by how many times its error shrinks, so
+    that flat or little noisy ones count as much as others. `epsilon` keeps perfect ones from counting more.
+    """
+
+    yaml_name = "psnr"
+
+    def __init__(self, epsilon: float = 1e-5) -> None:
+        super().__init__()
+        if not epsilon > 0:
+            raise ValueError(f"epsilon must be positive, got {epsilon}")
+        self.epsilon = epsilon
+
+    def value(self, difference: Tensor) -> Tensor:
+        return 10 * self._errors(difference).log10().mean()
+
+    def slope(self, difference: Tensor) -> Tensor:
+        return difference.div_(self._errors(difference)).mul_(20 / math.log(10))
+
+    def _errors(self, difference: Tensor) -> Tensor:
+        """mse_i + epsilon, in a shape that goes with d."""
+        squares, inner = difference.square(), tuple(range(1, difference.ndim))
+        return (squares.mean(inner, keepdim=True) if inner else squares).add_(self.epsilon)
+
+
+LOSSES: dict[str, type[Loss]] = {loss.yaml_name: loss for loss in (MSE, L1, Charbonnier, NegativePSNR)}

@@ -7,17 +7,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from denoise_cli.nn import LOSSES, MSE, Charbonnier, Loss, ShapeError
+from denoise_cli.metrics import decibels, mse
+from denoise_cli.nn import LOSSES, MSE, Charbonnier, Loss, NegativePSNR, ShapeError
 
 
 def torch_charbonnier(y: Tensor, target: Tensor) -> Tensor:
     return ((y - target) ** 2 + 1e-3**2).sqrt().mean()
 
 
+def torch_psnr(y: Tensor, target: Tensor) -> Tensor:
+    errors = ((y - target) ** 2).reshape(len(y), -1).mean(1)
+    return 10 * (errors + 1e-5).log10().mean()
+
+
 ORACLES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": nn.MSELoss(),
     "l1": nn.L1Loss(),
     "charbonnier": torch_charbonnier,
+    "psnr": torch_psnr,
 }
 every_loss = pytest.mark.parametrize("name", sorted(LOSSES))
 
@@ -84,3 +91,13 @@ def test_charbonnier_goes_from_square_to_absolute() -> None:
     assert loss.forward(torch.full((1,), 3.0), torch.zeros(1)).item() == pytest.approx(math.hypot(3.0, 0.1))
     with pytest.raises(ValueError, match="epsilon must be positive"):
         Charbonnier(epsilon=0.0)
+
+
+def test_negative_psnr_is_the_mean_over_pictures() -> None:
+    target, noise = torch.rand(4, 3, 8, 6), torch.randn(4, 3, 8, 6)
+    y = target + noise * torch.tensor([0.01, 0.1, 0.3, 1.0]).view(-1, 1, 1, 1)
+    pixels = zip(y.permute(0, 2, 3, 1).numpy(), target.permute(0, 2, 3, 1).numpy(), strict=True)
+    mean = sum(decibels(mse(a, b)) for a, b in pixels) / 4
+    assert NegativePSNR(epsilon=1e-9).forward(y, target).item() == pytest.approx(-mean, abs=1e-3)
+    with pytest.raises(ValueError, match="epsilon must be positive"):
+        NegativePSNR(epsilon=0.0)
