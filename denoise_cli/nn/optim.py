@@ -145,7 +145,7 @@ class Adam(Optimizer):
         beta_1, beta_2 = self.betas
         mean.lerp_(grad, 1 - beta_1)
         square.mul_(beta_2).addcmul_(grad, grad, value=1 - beta_2)
-        std = local_workspace().empty("std", tuple(square.shape), square)
+        std = local_workspace(__name__).empty("std", tuple(square.shape), square)
         torch.sqrt(square, out=std).div_(math.sqrt(1 - beta_2**self.steps)).add_(self.eps)
         value.addcdiv_(mean, std, value=-self.lr / (1 - beta_1**self.steps))
 

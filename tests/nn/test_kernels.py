@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from denoise_cli.nn import kernels
 from denoise_cli.nn.kernels import KERNELS, chunks, depthwise, memory
-from denoise_cli.nn.kernels.chunks import Workspace
+from denoise_cli.nn.kernels.chunks import Scratch, Workspace
 from denoise_cli.nn.kernels.geometry import Geometry
 from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_3, MinimalFilter, Steps
 from denoise_cli.nn.kernels.products import fast_products
@@ -239,7 +239,7 @@ def test_memory_in_use_survives_letting_go() -> None:
 
 @pytest.mark.parametrize("memory_asked", [(3, 5), (5, 3)])
 def test_a_workspace_keeps_plans_until_their_memory_moves(memory_asked: tuple[int, int]) -> None:
-    workspace, like = Workspace(), torch.empty(0)
+    workspace, like = Scratch().workspace("kernel"), torch.empty(0)
 
     def plan(workspace: Workspace, like: torch.Tensor, size: int) -> torch.Tensor:
         return workspace.empty("a", (size,), like)
@@ -249,6 +249,30 @@ def test_a_workspace_keeps_plans_until_their_memory_moves(memory_asked: tuple[in
     latest = workspace.plan(plan, like, memory_asked[0])
     assert latest.data_ptr() == second.data_ptr()
     assert latest.shape == first.shape
+
+
+def test_workspaces_share_memory_and_their_names_do_not() -> None:
+    scratch, like = Scratch(), torch.empty(0)
+    names = ("a", "b", "c")
+    for user in ("one", "other", "one"):
+        workspace = scratch.workspace(user)
+        for size in (10, 1000):  # the second moves everything, and what was given out stays whole
+            tensors = [workspace.empty(name, (size,), like).fill_(i) for i, name in enumerate(names)]
+            assert [t.mean().item() for t in tensors] == [0, 1, 2]
+    one, other = (scratch.workspace(user).empty("a", (1000,), like) for user in ("one", "other"))
+    assert one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
+    assert scratch.blocks[like.device].numel() < 1.1 * 3 * 1000 * 4
+
+
+def test_a_plan_lies_in_one_memory() -> None:
+    scratch, like = Scratch(), torch.empty(0)
+
+    def plan(workspace: Workspace, like: torch.Tensor) -> list[torch.Tensor]:
+        return [workspace.empty(name, (100,), like) for name in "abc"]
+
+    tensors = scratch.workspace("kernel").plan(plan, like)
+    block = scratch.blocks[like.device].untyped_storage().data_ptr()
+    assert [t.untyped_storage().data_ptr() for t in tensors] == 3 * [block]
 
 
 def test_fast_products_do_not_round_their_factors() -> None:

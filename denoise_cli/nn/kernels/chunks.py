@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from denoise_cli.nn.kernels.memory import ALIGNMENT
+
 CHUNK = 512 * 1024
 """Values that the intermediates of a chunk take, for each thread: few enough to stay in cache, enough for the
 fixed cost of a tensor operation, a few microseconds, and of a product's packing not to matter."""
@@ -44,22 +46,29 @@ def chunks_of_rows(pictures: int, rows: int, values_per_row: int, like: Tensor) 
 
 
 Plan = TypeVar("Plan")
+Key = tuple[str, torch.dtype, torch.device]
 
 
 class Workspace:
-    """Scratch memory by name, kept between calls: fresh pages cost more than the arithmetic on them."""
+    """Scratch memory by name, kept between calls: fresh pages cost more than the arithmetic on them.
 
-    def __init__(self) -> None:
-        self._buffers: dict[tuple[str, torch.dtype, torch.device], Tensor] = {}
+    What is asked for by different names lies apart, but all workspaces of a thread lie in the same memory:
+    a tensor is valid until another workspace is used.
+    """
+
+    def __init__(self, scratch: "Scratch") -> None:
+        self._scratch = scratch
+        self._bytes: dict[Key, int] = {}
+        self._buffers: dict[Key, Tensor] = {}
         self._plans: dict[Any, Any] = {}
+        self._ends: dict[torch.device, int] = {}
 
     def empty(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """An uninitialised tensor that is valid until the same name is asked for again."""
         key, size = (name, like.dtype, like.device), prod(shape)
         buffer = self._buffers.get(key)
         if buffer is None or buffer.numel() < size:
-            self._plans.clear()  # they may use the memory that is replaced here
-            buffer = self._buffers[key] = torch.empty(size, dtype=like.dtype, device=like.device)
+            buffer = self._buffer(key, size * like.element_size())
         return buffer[:size].view(shape)
 
     def plan(self, make: Callable[..., Plan], like: Tensor, *sizes: Hashable) -> Plan:
@@ -69,19 +78,62 @@ class Workspace:
         if plan is None:
             if len(self._plans) >= PLANS:
                 self._plans.clear()
+            layout = self._scratch.layout
             plan = make(self, like, *sizes)
+            if self._scratch.layout != layout:  # parts of it lie in memory that has been replaced
+                plan = make(self, like, *sizes)
             self._plans[key] = plan
         return plan
 
+    def size(self, device: torch.device) -> int:
+        """Bytes that all names take on a device."""
+        return sum(size for key, size in self._bytes.items() if key[2] == device)
 
-class _Local(threading.local):
+    def forget(self) -> None:
+        """Drops what lies in memory that is about to be replaced."""
+        self._buffers.clear()
+        self._plans.clear()
+        self._ends.clear()
+
+    def _buffer(self, key: Key, size: int) -> Tensor:
+        """The memory of a name: `size` bytes or as many as it once took, behind what lies there already."""
+        size = max(-(-size // ALIGNMENT) * ALIGNMENT, self._bytes.get(key, 0))
+        self._bytes[key] = size
+        _, dtype, device = key
+        block, end = self._scratch.blocks.get(device), self._ends.get(device, 0) + size
+        if block is None or end > block.numel():
+            block, end = self._scratch.lay_out(device), size
+        self._ends[device] = end
+        self._buffers[key] = block[end - size : end].view(dtype)
+        return self._buffers[key]
+
+
+class Scratch(threading.local):
+    """The memory of a thread's workspaces, which lie over each other: they take turns."""
+
     def __init__(self) -> None:
-        self.workspace = Workspace()
+        self.workspaces: dict[str, Workspace] = {}
+        self.blocks: dict[torch.device, Tensor] = {}
+        self.layout = 0
+
+    def workspace(self, user: str) -> Workspace:
+        if user not in self.workspaces:
+            self.workspaces[user] = Workspace(self)
+        return self.workspaces[user]
+
+    def lay_out(self, device: torch.device) -> Tensor:
+        """New memory for all that the workspaces want. Tensors given out before keep the old one alive."""
+        for workspace in self.workspaces.values():
+            workspace.forget()
+        size = max(workspace.size(device) for workspace in self.workspaces.values())
+        self.blocks[device] = torch.empty(size, dtype=torch.uint8, device=device)
+        self.layout += 1
+        return self.blocks[device]
 
 
-_local = _Local()
+_scratch = Scratch()
 
 
-def local_workspace() -> Workspace:
-    """The scratch memory of this thread."""
-    return _local.workspace
+def local_workspace(user: str) -> Workspace:
+    """The scratch memory of this thread for a user, such as a kernel, inside which no other one runs."""
+    return _scratch.workspace(user)

@@ -100,7 +100,7 @@ def _gather(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) 
     matrix = weight.permute(2, 3, 1, 0).reshape(-1, O)
     y = empty((N, OH, OW, O), x)
     chunks = chunks_of_rows(N, OH, OW * max(matrix.shape[0], O), x)
-    workspace = local_workspace()
+    workspace = local_workspace(__name__)
     for pictures, first, last in chunks:
         columns = _columns(x[pictures], first, last, OW, geometry, workspace)
         out = y[pictures, first:last].view(-1, O)
@@ -123,7 +123,7 @@ def _spread(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry,
     dx = empty((dy.shape[0], *size, C), dy)
     width = right - left + rw - 1
     chunks = chunks_of_rows(dy.shape[0], bottom - top, width * max(O, rh * rw * few), dy)
-    workspace = local_workspace()
+    workspace = local_workspace(__name__)
     for pictures, first, last in chunks:
         part = dy[pictures]
         n, height = part.shape[0], last - first + rh - 1
@@ -152,7 +152,7 @@ def _column_products(x: Tensor, dy: Tensor, geometry: Geometry) -> Tensor:
     N, OH, OW, O = dy.shape
     (kh, kw), C = geometry.kernel, x.shape[3]
     chunks = chunks_of_rows(N, OH, OW * max(kh * kw * C, O), x)
-    workspace = local_workspace()
+    workspace = local_workspace(__name__)
     total = x.new_zeros(kh * kw * C, O)
     for pictures, first, last in chunks:
         columns = _columns(x[pictures], first, last, OW, geometry, workspace)

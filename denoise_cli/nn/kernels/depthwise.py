@@ -33,7 +33,7 @@ def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Ge
     N, OH, OW, C = dy.shape
     taps, dx = _taps(weight), empty((N, *size, C), dy)
     rows, columns = max(size[0] + 2 * ph, eh), max(size[1] + 2 * pw, ew)
-    padded = local_workspace().empty("padded", (1, rows, columns, C), dy)
+    padded = local_workspace(__name__).empty("padded", (1, rows, columns, C), dy)
     for n in range(N):
         padded.zero_()
         for tap, seen in zip(taps, _seen(padded, geometry, (OH, OW)), strict=True):
@@ -47,7 +47,7 @@ def weight_gradient(
 ) -> None:
     """Adds dL/dweight (C, 1, kh, kw) and dL/dbias (C,) in place."""
     N, OH, OW, C = dy.shape
-    workspace, d_taps = local_workspace(), [dy.new_zeros(C) for _ in range(d_weight[0].numel())]
+    workspace, d_taps = local_workspace(__name__), [dy.new_zeros(C) for _ in range(d_weight[0].numel())]
     for pictures, first, last in chunks_of_rows(N, OH, 4 * OW * C, x):
         window, part = _window(x[pictures], first, last, OW, geometry), dy[pictures, first:last]
         products = workspace.empty("products", tuple(part.shape), dy)
@@ -83,7 +83,7 @@ def _window(x: Tensor, first: int, last: int, OW: int, geometry: Geometry) -> Te
     """The padded pictures that output rows first..last see, (n, height, width, C)."""
     (sh, sw), (eh, ew), (ph, pw) = geometry.stride, geometry.extent, geometry.padding
     shape = (x.shape[0], sh * (last - first - 1) + eh, sw * (OW - 1) + ew, x.shape[3])
-    return copy_window(x, sh * first - ph, -pw, local_workspace().empty("window", shape, x))
+    return copy_window(x, sh * first - ph, -pw, local_workspace(__name__).empty("window", shape, x))
 
 
 def _seen(window: Tensor, geometry: Geometry, size: Pair) -> Iterator[Tensor]:

@@ -111,7 +111,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) 
     matrices = [group.matrix(weight) for group in steps.groups]
     y = empty((N, OH, OW, O), x)
     chunks = chunks_of_rows(N, OH, (OW + steps.halo[1]) * max(C * len(steps.phases), O), x)
-    workspace = local_workspace()
+    workspace = local_workspace(__name__)
     for pictures, first, last in chunks:
         rows, (n, height, width) = _input_rows(x, pictures, first, last, OW, steps, workspace)
         target = y[pictures, first:last]
@@ -144,7 +144,7 @@ def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Ge
             dx.add_(bias)
     channels = len(steps.phases) * C
     chunks = chunks_of_rows(N, q1 - q0, (c1 - c0 + hx) * max(channels, O), dy)
-    workspace = local_workspace()
+    workspace = local_workspace(__name__)
     for pictures, first, last in chunks:
         part = dy[pictures]
         n, height, width = part.shape[0], last - first + hy, c1 - c0 + hx
@@ -173,7 +173,7 @@ def weight_gradient(
     C = x.shape[3]
     steps = plan(geometry)
     chunks = chunks_of_rows(N, OH, (OW + steps.halo[1]) * max(C * len(steps.phases), O), x)
-    workspace = local_workspace()
+    workspace = local_workspace(__name__)
     d_matrices = [x.new_zeros(len(group.taps) * C, O) for group in steps.groups]
     for pictures, first, last in chunks:
         rows, (n, height, width) = _input_rows(x, pictures, first, last, OW, steps, workspace)

@@ -103,7 +103,7 @@ def weight_gradient(
     """Adds dL/dweight (O, C, kh, kw) and dL/dbias (O,) in place."""
     f, (r, s) = _filter(geometry), (geometry.kernel[0] // geometry.stride[0], geometry.stride[0])
     _, OH, OW, O = dy.shape
-    C, tw, workspace = x.shape[3], -(-OW // f.outputs), local_workspace()
+    C, tw, workspace = x.shape[3], -(-OW // f.outputs), local_workspace(__name__)
     d_filters = workspace.empty("filters", (f.inputs**2, O, s * s * C), x).zero_()
     for pictures, first, last in _chunks(x, OH, tw, max(s * s * C, O), f):
         part, rows = x[pictures], dy[pictures, first * f.outputs : last * f.outputs]
@@ -146,7 +146,7 @@ def _filters(weight: Tensor, geometry: Geometry, f: MinimalFilter, *, turned: bo
     exchanged."""
     O, C = weight.shape[:2]
     s, r = geometry.stride[0], f.taps
-    workspace, transform = local_workspace(), _transform(f, weight)
+    workspace, transform = local_workspace(__name__), _transform(f, weight)
     by_tap = weight.reshape(O, C, r, s, r, s).permute(2, 4, 3, 5, 1, 0)  # (r, r, s, s, C, O)
     if turned:
         transform, by_tap = transform.flip(1), by_tap.permute(0, 1, 5, 2, 3, 4)  # (r, r, O, s, s, C)
@@ -182,7 +182,7 @@ def _products(
     x: Tensor, filters: Tensor, first: int, last: int, tw: int, geometry: Geometry, f: MinimalFilter
 ) -> "_OutputTiles":
     """M = V U of tile rows [first, last)."""
-    size, workspace = (x.shape[0], last - first, tw), local_workspace()
+    size, workspace = (x.shape[0], last - first, tw), local_workspace(__name__)
     tiles = workspace.plan(_OutputTiles, x, f, size, filters.shape[2])
     v = workspace.plan(_InputPlanes, x, f, size, filters.shape[1]).read(x, first * f.outputs, geometry)
     torch.bmm(v, filters, out=tiles.m)

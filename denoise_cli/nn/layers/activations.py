@@ -55,7 +55,7 @@ class Activation(Module):
     def _backward(self, dy: Tensor, dx: Tensor) -> Tensor:
         (kept,) = self.saved()
         for kept_block, dy_block, dx_block in blocks.elements(kept, dy, dx):
-            slope = local_workspace().empty("slope", tuple(kept_block.shape), kept_block)
+            slope = local_workspace(__name__).empty("slope", tuple(kept_block.shape), kept_block)
             self.derivative(kept_block, out=slope)
             torch.mul(dy_block, slope, out=dx_block)
         return dx
