@@ -11,13 +11,22 @@ from torch import Tensor
 
 
 def elements(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Matching pieces of tensors of one shape, in the order of memory; whole where the layouts differ."""
+    """Matching pieces of tensors of one shape, in the order of memory; whole where the layouts differ.
+
+    Each thread has a share of the tensors to itself, as in `kernels.parts`: a piece is a part of every share.
+    """
     if all(t.is_contiguous() for t in tensors):
-        yield from rows(*(t.view(-1) for t in tensors))
+        flat = [t.view(-1) for t in tensors]
     elif tensors[0].dim() == 4 and all(t.is_contiguous(memory_format=torch.channels_last) for t in tensors):
-        yield from rows(*(t.permute(0, 2, 3, 1).view(-1) for t in tensors))
+        flat = [t.permute(0, 2, 3, 1).view(-1) for t in tensors]
     else:
         yield tensors
+        return
+    threads = torch.get_num_threads()
+    if threads == 1 or len(flat[0]) % threads:
+        yield from rows(*flat)
+    else:
+        yield from (tuple(t.T for t in piece) for piece in rows(*(t.view(threads, -1).T for t in flat)))
 
 
 def rows(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

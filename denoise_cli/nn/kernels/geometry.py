@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from torch import Tensor
+
+from denoise_cli.nn.kernels.parts import Parts
 
 Pair = tuple[int, int]
 
@@ -92,52 +95,60 @@ def copy_phases(
         copy_window(x[:, y0::sh, x0::sw], top + dy, left + dx, out[..., k * C : (k + 1) * C])
 
 
-def copy_tile_columns(x: Tensor, top: int, geometry: Geometry, out: Tensor) -> None:
-    """Fills `out` (places, n, height, tiles, phases C) with phases of the padded picture from row `top` on.
+def copy_tile_columns(x: Tensor, parts: Parts, geometry: Geometry, out: Tensor) -> None:
+    """Fills `out` (parts, places, n, height, tiles, phases C) with phases of the padded pictures `x`.
 
-    Column b of a phase is place b mod `places` of tile b // `places`; see `copy_phases`.
+    A part begins at the row of tiles where it does in `parts`, and each tile has `places` rows. Column b of a
+    phase is place b mod `places` of tile b // `places`; see `copy_phases`.
     """
     # a `copy_window` for every place would do the same with more views, and take a tenth longer
-    places, n, height, tiles, _ = out.shape
+    count, places, n, height, tiles, _ = out.shape
     s, (_, H, W, C) = geometry.stride[0], x.shape
-    (xn, xh, xw, _), (op, on, oh, ot, _), start = x.stride(), out.stride(), out.storage_offset()
+    (xn, xh, xw, _), (oj, op, on, oh, ot, _), start = x.stride(), out.stride(), out.storage_offset()
     step = s * places
+    xj, picture = parts.picture_step * xn + parts.row_step * step * xh, parts.first_picture * xn
     for k, (u, v) in enumerate(geometry.all_phases):
         y0, dy = geometry.in_picture(u, 0)
-        a, b = _overlap(top + dy, -(-(H - y0) // s), height)
-        phase = out[..., k * C : (k + 1) * C]
-        if a > 0:
-            phase[:, :, :a].zero_()
-        if b < height:
-            phase[:, :, b:].zero_()
-        row = x.storage_offset() + (y0 + s * (top + dy + a)) * xh
-        target = start + a * oh + k * C
-        for place in range(places):
-            shift, x0 = divmod(s * place + v - geometry.padding[1], step)
-            c, d = _overlap(shift, -(-(W - x0) // step), tiles)
-            if c > 0:
-                phase[place, :, a:b, :c].zero_()
-            if d < tiles:
-                phase[place, :, a:b, d:].zero_()
-            if a < b and c < d:
-                size = (n, b - a, d - c, C)
-                source = x.as_strided(size, (xn, s * xh, step * xw, 1), row + (x0 + step * (shift + c)) * xw)
-                out.as_strided(size, (on, oh, ot, 1), target + place * op + c * ot).copy_(source)
+        in_data = [_overlap(places * parts.row(j) + dy, -(-(H - y0) // s), height) for j in range(count)]
+        for (a, b), members in groupby(range(count), key=in_data.__getitem__):
+            j, *others = members
+            phase = out[j : j + 1 + len(others), ..., k * C : (k + 1) * C]
+            if a > 0:
+                phase[:, :, :, :a].zero_()
+            if b < height:
+                phase[:, :, :, b:].zero_()
+            row = x.storage_offset() + picture + (y0 + s * (places * parts.row(j) + dy + a)) * xh
+            row += j * parts.picture_step * xn
+            target = start + j * oj + a * oh + k * C
+            for place in range(places):
+                shift, x0 = divmod(s * place + v - geometry.padding[1], step)
+                c, d = _overlap(shift, -(-(W - x0) // step), tiles)
+                if c > 0:
+                    phase[:, place, :, a:b, :c].zero_()
+                if d < tiles:
+                    phase[:, place, :, a:b, d:].zero_()
+                if a < b and c < d:
+                    size = (len(phase), n, b - a, d - c, C)
+                    pixel = row + (x0 + step * (shift + c)) * xw
+                    source = x.as_strided(size, (xj, xn, s * xh, step * xw, 1), pixel)
+                    place_start = target + place * op + c * ot
+                    out.as_strided(size, (oj, on, oh, ot, 1), place_start).copy_(source)
 
 
 def copy_to_phases(
     source: Tensor, top: int, left: int, geometry: Geometry, phases: Sequence[Pair], x: Tensor
 ) -> None:
-    """The way back: writes phases (n, height, width, phases, C), from place (top, left) on, to pictures."""
-    (sh, sw), (height, width) = geometry.stride, source.shape[1:3]
+    """The way back: writes phases (..., height, width, phases, C), from place (top, left) on, to pictures `x`
+    (..., H, W, C)."""
+    (sh, sw), (height, width) = geometry.stride, source.shape[-4:-2]
     for k, (u, v) in enumerate(phases):
         (y0, dy), (x0, dx) = geometry.in_picture(u, 0), geometry.in_picture(v, 1)
-        target = x[:, y0::sh, x0::sw]
-        y1, y2 = max(top + dy, 0), min(top + dy + height, target.shape[1])
-        x1, x2 = max(left + dx, 0), min(left + dx + width, target.shape[2])
+        target = x[..., y0::sh, x0::sw, :]
+        y1, y2 = max(top + dy, 0), min(top + dy + height, target.shape[-3])
+        x1, x2 = max(left + dx, 0), min(left + dx + width, target.shape[-2])
         if y1 < y2 and x1 < x2:
-            part = source[:, y1 - top - dy : y2 - top - dy, x1 - left - dx : x2 - left - dx, k]
-            target[:, y1:y2, x1:x2].copy_(part)
+            part = source[..., y1 - top - dy : y2 - top - dy, x1 - left - dx : x2 - left - dx, k, :]
+            target[..., y1:y2, x1:x2, :].copy_(part)
 
 
 def phase_range(geometry: Geometry, size: Pair, axis: int) -> Pair:

@@ -21,6 +21,10 @@ Memory. The columns of a chunk are sorted by their place in a tile, so that each
 along a row of tiles; along the channels of one tile, torch is two to three times slower. The additions of a
 chunk are bound to their scratch memory once and run again for every chunk of its size.
 
+Threads. Each has a part of the chunk to itself from the window to the outputs (see `parts`), and its own copy
+of U and sum dU. Where tiles are fewer than channels, those copies would cost more than they save: there the
+chunk is one part, and its planes are shared out.
+
 Error: 2e-6 of the largest output in float32, twice that of a direct sum.
 
 Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016.
@@ -29,18 +33,18 @@ Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVP
 import torch
 from torch import Tensor
 
-from denoise_cli.nn.kernels.chunks import Chunk, Workspace, chunks_of_rows, local_workspace
+from denoise_cli.nn.kernels.chunks import Workspace, local_workspace
 from denoise_cli.nn.kernels.geometry import (
     Geometry,
     Map,
     Pair,
     copy_tile_columns,
     copy_to_phases,
-    copy_window,
     phase_range,
 )
 from denoise_cli.nn.kernels.memory import empty
 from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_3, MinimalFilter, Steps, Transform
+from denoise_cli.nn.kernels.parts import Parts, in_parts, most_parts
 
 
 def filter_for(geometry: Geometry) -> MinimalFilter | None:
@@ -70,30 +74,35 @@ def forward(
 ) -> Tensor:
     """y (N, OH, OW, O) = x (N, H, W, C) * weight (O, C, kh, kw) + bias (O,); onto + y in the memory of
     `onto`, if that is given."""
-    f = _filter(geometry)
-    return _convolved(x, _filters(weight, geometry, f), bias, geometry, f, onto)
+    return _convolved(x, weight, bias, geometry, _filter(geometry), onto=onto)
 
 
 def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, size: Pair) -> Tensor:
     """dx (N, H, W, C) from dy (N, OH, OW, O), plus a bias (C,): a convolution that yields phases of dx."""
     f, s = _filter(geometry), geometry.stride[0]
     back = f.taps - 1
-    filters = _filters(weight, geometry, f, turned=True)
     if s == 1:
         padding = (back - geometry.padding[0], back - geometry.padding[1])
-        return _convolved(dy, filters, bias, Geometry(geometry.kernel, padding=padding), f)
-    N, C = dy.shape[0], weight.shape[1]
+        turned = Geometry(geometry.kernel, padding=padding)
+        return _convolved(dy, weight, bias, turned, f, turned=True)
+    N, O, C = dy.shape[0], *weight.shape[:2]
     (top, bottom), (left, right) = phase_range(geometry, size, 0), phase_range(geometry, size, 1)
     tw = -(-(right - left) // f.outputs)
     dx = empty((N, *size, C), dy)
     biases = None if bias is None else bias.repeat(s * s)
     of_phases = Geometry((f.taps, f.taps), padding=(back - top, back - left))
-    for pictures, first, last in _chunks(dy, bottom - top, tw, max(filters.shape[1:]), f):
-        tiles = _products(dy[pictures], filters, first, last, tw, of_phases, f)
-        rows = min(bottom - top, last * f.outputs) - first * f.outputs
+    chunks = _chunks(dy, bottom - top, tw, O, s * s * C, f)
+    filters = _filters(weight, geometry, f, most_parts(chunks), turned=True)
+    for parts in chunks:
+        tiles = _products(dy, filters, parts, tw, of_phases, f)
         whole = tiles.pictures(biases)
-        phases = whole.view(*whole.shape[:3], s * s, C)[:, :rows, : right - left]
-        copy_to_phases(phases, top + first * f.outputs, left, geometry, geometry.all_phases, dx[pictures])
+        phases = whole.view(*whole.shape[:-1], s * s, C)[..., : right - left, :, :]
+        pictures = parts.whole(dx)
+        together = [slice(None)] if parts.row_step == 0 else [slice(j, j + 1) for j in range(parts.count)]
+        for some in together:
+            first = parts.row(some.start or 0) * f.outputs
+            rows = phases[some, :, : bottom - top - first]
+            copy_to_phases(rows, top + first, left, geometry, geometry.all_phases, pictures[some])
     return dx
 
 
@@ -104,20 +113,24 @@ def weight_gradient(
     f, (r, s) = _filter(geometry), (geometry.kernel[0] // geometry.stride[0], geometry.stride[0])
     _, OH, OW, O = dy.shape
     C, tw, workspace = x.shape[3], -(-OW // f.outputs), local_workspace(__name__)
-    d_filters = workspace.empty("filters", (f.inputs**2, O, s * s * C), x).zero_()
-    for pictures, first, last in _chunks(x, OH, tw, max(s * s * C, O), f):
-        part, rows = x[pictures], dy[pictures, first * f.outputs : last * f.outputs]
-        size = part.shape[0], last - first, tw
-        v = workspace.plan(_InputPlanes, x, f, size, s * s * C).read(part, first * f.outputs, geometry)
-        dm = workspace.plan(_OutputGradientPlanes, x, f, size, O).read(rows)
-        d_filters.baddbmm_(dm.transpose(1, 2), v)
+    chunks, places = _chunks(x, OH, tw, s * s * C, O, f), f.inputs**2
+    sums = workspace.empty("filters", (most_parts(chunks), places, O, s * s * C), x).zero_()
+    for parts in chunks:
+        size = parts.count, parts.pictures, parts.rows, tw
+        v = workspace.plan(_InputPlanes, x, f, size, s * s * C).read(x, parts, geometry)
+        planes = workspace.plan(_OutputGradientPlanes, x, f, size, O)
+        dm = planes.read(dy, parts)
+        sums[: parts.count].view(-1, O, s * s * C).baddbmm_(dm.transpose(1, 2), v)
         if d_bias is not None:
-            d_bias.add_(rows.sum((0, 1, 2)))
+            d_bias.add_(planes.sum())
+    d_filters = sums[0]
+    for others in sums[1:]:
+        d_filters.add_(others)
     if s == 1:
         d_weight.view(O * C, -1).addmm_(d_filters.view(-1, O * C).T, _transform(f, x))
         return
     taps = workspace.empty("taps", (r * r, O * s * s * C), x)
-    torch.mm(_transform(f, x).T, d_filters.view(f.inputs**2, -1), out=taps)
+    torch.mm(_transform(f, x).T, d_filters.view(places, -1), out=taps)
     # (row, column of the tap, O, row, column of the phase, C) -> (O, C, r s, r s)
     d_weight.view(O, C, r, s, r, s).add_(taps.view(r, r, O, s, s, C).permute(2, 5, 0, 3, 1, 4))
 
@@ -129,10 +142,15 @@ def _filter(geometry: Geometry) -> MinimalFilter:
     return f
 
 
-def _chunks(like: Tensor, rows: int, tw: int, channels: int, f: MinimalFilter) -> list[Chunk]:
+def _chunks(like: Tensor, rows: int, tw: int, channels: int, outputs: int, f: MinimalFilter) -> list[Parts]:
     """Rows of tiles in chunks, for outputs of so many rows."""
-    intermediates = 4 * f.outputs**2  # V and M, and what lies halfway to each, of a tile
-    return chunks_of_rows(like.shape[0], -(-rows // f.outputs), intermediates * tw * channels, like)
+    th, widest = -(-rows // f.outputs), max(channels, outputs)
+    intermediates = (
+        4 * f.outputs**2 * tw * widest
+    )  # V and M, and what lies halfway to each, of a row of tiles
+    threads = torch.get_num_threads() if like.device.type == "cpu" else 1
+    count = threads if like.shape[0] * th * tw >= threads * widest else 1
+    return in_parts(like.shape[0], th, intermediates, like, count)
 
 
 def _transform(f: MinimalFilter, like: Tensor) -> Tensor:
@@ -141,9 +159,11 @@ def _transform(f: MinimalFilter, like: Tensor) -> Tensor:
     return torch.kron(g, g)
 
 
-def _filters(weight: Tensor, geometry: Geometry, f: MinimalFilter, *, turned: bool = False) -> Tensor:
-    """U (places, s s C, O) = G g G^T of every filter; `turned`: of filters turned by 180 degrees, C and O
-    exchanged."""
+def _filters(
+    weight: Tensor, geometry: Geometry, f: MinimalFilter, count: int, *, turned: bool = False
+) -> Tensor:
+    """U (count, places, s s C, O) = G g G^T of every filter, once for each part; `turned`: of filters turned
+    by 180 degrees, C and O exchanged."""
     O, C = weight.shape[:2]
     s, r = geometry.stride[0], f.taps
     workspace, transform = local_workspace(__name__), _transform(f, weight)
@@ -151,50 +171,53 @@ def _filters(weight: Tensor, geometry: Geometry, f: MinimalFilter, *, turned: bo
     if turned:
         transform, by_tap = transform.flip(1), by_tap.permute(0, 1, 5, 2, 3, 4)  # (r, r, O, s, s, C)
     taps = workspace.empty("taps", tuple(by_tap.shape), weight).copy_(by_tap)
-    filters = workspace.empty("filters", (f.inputs**2, taps[0, 0].numel()), weight)
-    torch.mm(transform, taps.view(r * r, -1), out=filters)
-    return filters.view(-1, O, s * s * C) if turned else filters.view(-1, s * s * C, O)
+    filters = workspace.empty("filters", (count, f.inputs**2, taps[0, 0].numel()), weight)
+    torch.mm(transform, taps.view(r * r, -1), out=filters[0])
+    filters[1:].copy_(filters[:1].expand(count - 1, -1, -1))
+    return filters.view(count, -1, O, s * s * C) if turned else filters.view(count, -1, s * s * C, O)
 
 
 def _convolved(
     x: Tensor,
-    filters: Tensor,
+    weight: Tensor,
     bias: Tensor | None,
     geometry: Geometry,
     f: MinimalFilter,
+    *,
+    turned: bool = False,
     onto: Tensor | None = None,
 ) -> Tensor:
-    """The convolution with transformed filters (places, s s C, O)."""
+    """The convolution with the filters of a weight, or with the turned ones."""
+    O, C = weight.shape[:2]
+    inputs, outputs = (O, C) if turned else (geometry.stride[0] ** 2 * C, O)
     OH, OW = geometry.output_size((x.shape[1], x.shape[2]))
     tw = -(-OW // f.outputs)
-    y = empty((x.shape[0], OH, OW, filters.shape[2]), x) if onto is None else onto
-    for pictures, first, last in _chunks(x, OH, tw, max(filters.shape[1:]), f):
-        tiles = _products(x[pictures], filters, first, last, tw, geometry, f)
-        rows = y[pictures, first * f.outputs : last * f.outputs]
-        if onto is None:
-            tiles.write(rows, bias)
-        else:
-            rows.add_(tiles.pictures(bias)[:, : rows.shape[1], : rows.shape[2]])
+    y = empty((x.shape[0], OH, OW, outputs), x) if onto is None else onto
+    chunks = _chunks(x, OH, tw, inputs, outputs, f)
+    filters = _filters(weight, geometry, f, most_parts(chunks), turned=turned)
+    for parts in chunks:
+        _products(x, filters, parts, tw, geometry, f).write(y, parts, bias, add=onto is not None)
     return y
 
 
 def _products(
-    x: Tensor, filters: Tensor, first: int, last: int, tw: int, geometry: Geometry, f: MinimalFilter
+    x: Tensor, filters: Tensor, parts: Parts, tw: int, geometry: Geometry, f: MinimalFilter
 ) -> "_OutputTiles":
-    """M = V U of tile rows [first, last)."""
-    size, workspace = (x.shape[0], last - first, tw), local_workspace(__name__)
-    tiles = workspace.plan(_OutputTiles, x, f, size, filters.shape[2])
-    v = workspace.plan(_InputPlanes, x, f, size, filters.shape[1]).read(x, first * f.outputs, geometry)
-    torch.bmm(v, filters, out=tiles.m)
+    """M = V U of the tiles of all parts."""
+    size, workspace = (parts.count, parts.pictures, parts.rows, tw), local_workspace(__name__)
+    inputs, outputs = filters.shape[2:]
+    tiles = workspace.plan(_OutputTiles, x, f, size, outputs)
+    v = workspace.plan(_InputPlanes, x, f, size, inputs).read(x, parts, geometry)
+    torch.bmm(v, filters[: parts.count].view(-1, inputs, outputs), out=tiles.m)
     return tiles
 
 
-TileCount = tuple[int, int, int]
-"""Pictures, rows and columns of tiles: (n, th, tw)."""
+TileCount = tuple[int, int, int, int]
+"""Parts, and the pictures, rows and columns of tiles in each: (p, n, th, tw)."""
 
 
 class _InputPlanes:
-    """V = B^T d B of the windows of (n, th, tw) tiles.
+    """V = B^T d B of the windows of (p, n, th, tw) tiles.
 
     The columns of the windows are kept by their place in a tile, so that every operation runs along a row of
     tiles: the channels of one tile alone would be too short a run.
@@ -203,46 +226,56 @@ class _InputPlanes:
     def __init__(
         self, workspace: Workspace, like: Tensor, f: MinimalFilter, tiles: TileCount, channels: int
     ) -> None:
-        (n, th, tw), k, o = tiles, f.inputs, f.outputs
+        (p, n, th, tw), k, o = tiles, f.inputs, f.outputs
         height, row = th * o + k - o, tw * channels
-        columns = workspace.empty("window", (o, n, height, tw + 1, channels), like)
-        places = columns.view(o, n * height, row + channels)
-        half = workspace.empty("half", (k, n * height, row), like)
-        rows = half.as_strided((k, k, n, th, row), (row, n * height * row, height * row, o * row, 1))
-        v = workspace.empty("v", (k, k, n, th, row), like)
-        scratch = workspace.empty("scratch", (f.scratch, n * height, row), like)
-        along = f.input(places[..., :row], places[: k - o, :, channels:], half, scratch)
-        scratch = workspace.empty("scratch", (f.scratch, k, n, th, row), like)
-        self.steps = along + f.input(rows[:o], rows[o:], v, scratch)
+        columns = workspace.empty("window", (p, o, n, height, tw + 1, channels), like)
+        places = columns.view(p, o, n * height, row + channels).transpose(0, 1)
+        half = workspace.empty("half", (p, k, n * height, row), like)
+        lines = (row, n * height * row, k * n * height * row, height * row, o * row, 1)
+        rows = half.as_strided((k, k, p, n, th, row), lines)
+        v = workspace.empty("v", (p, k, k, n, th, row), like)
+        scratch = workspace.empty("scratch", (p, f.scratch, n * height, row), like).transpose(0, 1)
+        along = f.input(places[..., :row], places[: k - o, ..., channels:], half.transpose(0, 1), scratch)
+        scratch = workspace.empty("scratch", (p, f.scratch, k, n, th, row), like)
+        planes = v.permute(1, 2, 0, 3, 4, 5), scratch.permute(1, 2, 0, 3, 4, 5)
+        self.steps = along + f.input(rows[:o], rows[o:], *planes)
         self.columns = columns
-        self.v = v.view(k * k, n * th * tw, channels)
+        self.v = v.view(p * k * k, n * th * tw, channels)
 
-    def read(self, x: Tensor, top: int, geometry: Geometry) -> Tensor:
-        """V of the rows of tiles whose windows begin at row `top` of the padded pictures, or their phases."""
-        copy_tile_columns(x, top, geometry, self.columns)
+    def read(self, x: Tensor, parts: Parts, geometry: Geometry) -> Tensor:
+        """V (p places, tiles, channels) of the padded pictures, or their phases."""
+        copy_tile_columns(x, parts, geometry, self.columns)
         for step in self.steps:
             step()
         return self.v
 
 
 class _TilePlanes:
-    """The pixels of (n, th, tw) tiles by their place in a tile, and their M, (places, tiles, channels)."""
+    """The pixels of (p, n, th, tw) tiles by their place in a tile, and M (p places, tiles, channels)."""
 
     def __init__(
         self, workspace: Workspace, like: Tensor, f: MinimalFilter, tiles: TileCount, channels: int
     ) -> None:
-        n, th, tw = tiles
+        p, n, th, tw = tiles
         k, o, size = f.inputs, f.outputs, n * th * tw * channels
-        m = workspace.empty("m", (k, k, size), like)
-        pixels = workspace.empty("window", (o, o, size), like)  # row, column
-        self.steps = self.transform(f, m, pixels, workspace)
-        self.m = m.view(k * k, n * th * tw, channels)
-        self.tiles = pixels.view(o, o, n, th, tw, channels).permute(2, 3, 0, 4, 1, 5)
-        self.whole = workspace.empty("tiles", (n, th * o, tw * o, channels), like)
+        m = workspace.empty("m", (p, k, k, size), like)
+        pixels = workspace.empty("window", (p, o, o, size), like)  # row, column
+        planes = m.permute(1, 2, 0, 3), pixels.permute(1, 2, 0, 3)
+        self.steps, self.pixels = self.transform(f, *planes, workspace), planes[1]
+        self.m = m.view(p * k * k, n * th * tw, channels)
+        self.tiles = pixels.view(p, o, o, n, th, tw, channels).permute(0, 3, 4, 1, 5, 2, 6)
+        self.whole = workspace.empty("tiles", (p, n, th * o, tw * o, channels), like)
 
     def transform(self, f: MinimalFilter, m: Tensor, pixels: Tensor, workspace: Workspace) -> Steps:
-        """The steps between M (inputs, inputs, size) and pixels (outputs, outputs, size)."""
+        """The steps between M (inputs, inputs, p, size) and pixels (outputs, outputs, p, size)."""
         raise NotImplementedError(type(self).__name__)
+
+    def pieces(self, pictures: Tensor, parts: Parts) -> tuple[list[tuple[Tensor, Tensor]], bool]:
+        """Pixels of pictures (N, H, W, C) with the same ones of `whole`, and whether one pair is all."""
+        pieces = []
+        for some, piece in parts.pieces(pictures, self.tiles.shape[3]):
+            pieces.append((piece, self.whole[some, :, : piece.shape[2], : piece.shape[3]]))
+        return pieces, len(pieces) == 1 and pieces[0][0].shape == self.whole.shape
 
 
 class _OutputTiles(_TilePlanes):
@@ -251,23 +284,32 @@ class _OutputTiles(_TilePlanes):
     def transform(self, f: MinimalFilter, m: Tensor, pixels: Tensor, workspace: Workspace) -> Steps:
         return _along_both(f.output, m, pixels, f.scratch, workspace)
 
-    def write(self, y: Tensor, bias: Tensor | None) -> None:
-        """Writes Y + bias (O,) to the pictures y (n, H, W, O), as much as there is of them."""
-        if y.shape != self.whole.shape:
-            y.copy_(self.pictures(bias)[:, : y.shape[1], : y.shape[2]])
+    def write(self, y: Tensor, parts: Parts, bias: Tensor | None, *, add: bool) -> None:
+        """Writes Y + bias (O,) to the pictures y (N, H, W, O), or adds it to them."""
+        pieces, complete = self.pieces(y, parts)
+        if complete and not add:
+            self._write(pieces[0][0], bias)
             return
+        self.pictures(bias)
+        for target, source in pieces:
+            if add:
+                target.add_(source)
+            else:
+                target.copy_(source)
+
+    def pictures(self, bias: Tensor | None) -> Tensor:
+        """Y + bias as pictures in scratch memory, (p, n, th outputs, tw outputs, O)."""
+        self._write(self.whole, bias)
+        return self.whole
+
+    def _write(self, pictures: Tensor, bias: Tensor | None) -> None:
         for step in self.steps:
             step()
-        target = _by_tile(y, self.tiles.shape[2])
+        target = _by_tile(pictures, self.tiles.shape[3])
         if bias is None:
             target.copy_(self.tiles)
         else:
             torch.add(self.tiles, bias, out=target)
-
-    def pictures(self, bias: Tensor | None) -> Tensor:
-        """Y + bias as pictures in scratch memory."""
-        self.write(self.whole, bias)
-        return self.whole
 
 
 class _OutputGradientPlanes(_TilePlanes):
@@ -276,32 +318,45 @@ class _OutputGradientPlanes(_TilePlanes):
     def transform(self, f: MinimalFilter, m: Tensor, pixels: Tensor, workspace: Workspace) -> Steps:
         return _along_both(f.output_adjoint, pixels, m, f.scratch, workspace)
 
-    def read(self, dy: Tensor) -> Tensor:
-        """dM of dy (n, H, W, O), with zeros where it ends before the tiles do."""
-        if dy.shape != self.whole.shape:
-            dy = copy_window(dy, 0, 0, self.whole)
-        self.tiles.copy_(_by_tile(dy, self.tiles.shape[2]))
+    def read(self, dy: Tensor, parts: Parts) -> Tensor:
+        """dM of dy (N, H, W, O), with zeros where it ends before the tiles do."""
+        pieces, complete = self.pieces(dy, parts)
+        pictures = pieces[0][0]
+        if not complete:
+            pictures = self.whole.zero_()
+            for source, target in pieces:
+                target.copy_(source)
+        self.tiles.copy_(_by_tile(pictures, self.tiles.shape[3]))
         for step in self.steps:
             step()
         return self.m
+
+    def sum(self) -> Tensor:
+        """The sum over all pixels of the dy that was read, (O,)."""
+        channels = self.tiles.shape[-1]
+        of_tiles = self.pixels.sum((0, 1))  # place by place, which threads share out as they do all else
+        return of_tiles.view(-1, channels).sum(0)
 
 
 def _along_both(
     transform: Transform, source: Tensor, target: Tensor, scratch: int, workspace: Workspace
 ) -> Steps:
-    """`transform` along the first dimension, then along the second: planes (a, a, size) to (b, b, size)."""
-    (a, _, size), b = source.shape, target.shape[0]
-    half = workspace.empty("half", (b, a, size), source)
-    along = transform(source, half, workspace.empty("scratch", (scratch, a, size), source))
-    turned = half.transpose(0, 1), target.transpose(0, 1)
-    return along + transform(*turned, workspace.empty("scratch", (scratch, b, size), source))
+    """`transform` along the first two dimensions: planes (a, a, p, size) to (b, b, p, size)."""
+    (a, _, p, size), b = source.shape, target.shape[0]
+    half = workspace.empty("half", (p, b, a, size), source).permute(1, 2, 0, 3)
+
+    def planes(count: int) -> Tensor:
+        return workspace.empty("scratch", (p, scratch, count, size), source).permute(1, 2, 0, 3)
+
+    along = transform(source, half, planes(a))
+    return along + transform(half.transpose(0, 1), target.transpose(0, 1), planes(b))
 
 
 def _by_tile(pictures: Tensor, outputs: int) -> Tensor:
-    """(n, H, W, O) as (n, th, row, tw, column, O): a view."""
-    n, H, W, O = pictures.shape
+    """(p, n, H, W, O) as (p, n, th, row, tw, column, O): a view."""
+    p, n, H, W, O = pictures.shape
     s = pictures.stride()
     return pictures.as_strided(
-        (n, H // outputs, outputs, W // outputs, outputs, O),
-        (s[0], outputs * s[1], s[1], outputs * s[2], s[2], s[3]),
+        (p, n, H // outputs, outputs, W // outputs, outputs, O),
+        (s[0], s[1], outputs * s[2], s[2], outputs * s[3], s[3], s[4]),
     )
