@@ -114,18 +114,35 @@ def test_stated_error_in_float32(kernel: ModuleType, g: Geometry) -> None:
 
 
 @pytest.mark.parametrize(("kernel", "g"), CASES)
-def test_chunks_and_threads_change_nothing_but_rounding(kernel: ModuleType, g: Geometry) -> None:
-    case = random_case(g, 5, 6, 7, (14, 13), torch.float64)
+@pytest.mark.parametrize(
+    ("N", "size", "threads", "chunk"),
+    [(5, (14, 13), 3, 500), (1, (70, 9), 2, 3000), (4, (30, 21), 2, 2000), (1, (45, 17), 4, 4000)],
+)
+def test_chunks_and_threads_change_nothing_but_rounding(
+    kernel: ModuleType,
+    g: Geometry,
+    N: int,
+    size: tuple[int, int],
+    threads: int,
+    chunk: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Pictures are shared out between threads, or the rows of one, in bands of odd heights too."""
+    monkeypatch.setattr(kernels, "choose", lambda *_: kernel)
+    case = random_case(g, N, 6, 7, size, torch.float64)
     whole = ours(kernel, *case, g)
-    torch.set_num_threads(3)
+    torch.set_num_threads(threads)
     try:
-        with chunks_of(500):
+        with chunks_of(chunk):
             parts = ours(kernel, *case, g)
             again = ours(kernel, *case, g)
+            onto = torch.ones_like(pictures(whole[0]))
+            added = kernels.forward_onto(pictures(case[0]), case[1], case[2], g, onto)
     finally:
         torch.set_num_threads(1)
     assert max(errors(parts, whole)) < 1e-13
     assert all(torch.equal(a, b) for a, b in zip(parts, again, strict=True))
+    torch.testing.assert_close(added - 1, pictures(whole[0]))
 
 
 @pytest.mark.parametrize(("kernel", "g"), CASES)

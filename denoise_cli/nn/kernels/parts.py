@@ -22,7 +22,7 @@ from denoise_cli.nn.kernels.chunks import chunks_of_rows
 @dataclass(frozen=True)
 class Parts:
     """Part j is `pictures` pictures from `first_picture` + j `picture_step` on, and `rows` rows of each from
-    `first_row` + j `row_step` on. The last of these rows may lie beyond the end."""
+    `first_row` + j `row_step` on. Only the last part may have rows beyond the end, and not all of them."""
 
     count: int
     first_picture: int
@@ -45,19 +45,17 @@ class Parts:
     def pieces(self, t: Tensor, height: int) -> Iterator[tuple[slice, Tensor]]:
         """The pixels of each part: views of `t` (N, H, W, C), in which a row is `height` pixels high.
 
-        Parts that are equally high come together, as (which parts, (parts, pictures, pixels, W, C)); those
-        that lie beyond the end not at all.
+        Parts that are equally high come together, as (which parts, (parts, pictures, pixels, W, C)).
         """
         _, H, W, C = t.shape
         sn, sh, sw, sc = t.stride()
         strides = (self.picture_step * sn + self.row_step * height * sh, sn, sh, sw, sc)
         pixels = [min(self.rows * height, H - height * self.row(j)) for j in range(self.count)]
         for high, members in groupby(range(self.count), key=pixels.__getitem__):
-            if high > 0:
-                first, *others = members
-                size = (1 + len(others), self.pictures, high, W, C)
-                start = t.storage_offset() + self.first_picture * sn + self.first_row * height * sh
-                yield slice(first, first + size[0]), t.as_strided(size, strides, start + first * strides[0])
+            first, *others = members
+            size = (1 + len(others), self.pictures, high, W, C)
+            start = t.storage_offset() + self.first_picture * sn + self.first_row * height * sh
+            yield slice(first, first + size[0]), t.as_strided(size, strides, start + first * strides[0])
 
 
 def in_parts(pictures: int, rows: int, values_per_row: int, like: Tensor, count: int) -> list[Parts]:
@@ -72,11 +70,13 @@ def in_parts(pictures: int, rows: int, values_per_row: int, like: Tensor, count:
             Parts(count, some.start, some.stop - some.start, each, first, last - first, 0)
             for some, first, last in chunks_of_rows(each, rows, count * values_per_row, like)
         ]
+    _, _, band = chunks_of_rows(1, rows, values_per_row, like)[0]
+    band = -(-band // count) * count
     chunks = []
-    for n in range(pictures):
-        for _, first, last in chunks_of_rows(1, rows, values_per_row, like):
-            high = -(-(last - first) // count)
-            chunks.append(Parts(-(-(last - first) // high), n, 1, 0, first, high, high))
+    for first in range(0, rows, band):
+        left = min(band, rows - first)
+        high = -(-left // count)
+        chunks += [Parts(-(-left // high), n, 1, 0, first, high, high) for n in range(pictures)]
     return chunks
 
 
