@@ -22,8 +22,14 @@ FOLDER = Path(str(files("denoise_cli") / "models"))
 CHECKSUMS = dict(line.split()[::-1] for line in (FOLDER / "SHA256SUMS").read_text().splitlines())
 
 
+def crop(channels: int) -> np.ndarray:
+    """A part of a photograph, in colour or gray, (H, W, channels)."""
+    pixels = chelsea()[60:156, 100:228].astype(np.float32) / 255
+    return pixels if channels == 3 else pixels.mean(axis=2, keepdims=True)
+
+
 def test_they_are_few_enough_for_a_package() -> None:
-    assert [*shipped_models()] == ["gaussian", "photo"]
+    assert [*shipped_models()] == ["gaussian", "gaussian-gray", "photo"]
     assert sum(path.stat().st_size for path in FOLDER.glob("*.safetensors")) < 25e6
 
 
@@ -38,9 +44,10 @@ def test_a_model_is_the_file_that_was_measured(name: str) -> None:
 @pytest.mark.parametrize(("sigma", "gain"), [(15, 5.5), (25, 7.5), (50, 10.5)])
 def test_a_model_gains_what_it_should(name: str, sigma: float, gain: float) -> None:
     """A crop of a photograph with Gaussian noise; the gain is a decibel short of what was measured."""
-    clean = chelsea()[60:156, 100:228].astype(np.float32) / 255
+    model = load_model(name)
+    clean = crop(model.channels)
     noisy = standard_noise(clean, sigma)
-    y = load_model(name).predict(to_tensor(noisy)[None], float(sigma))
+    y = model.predict(to_tensor(noisy)[None], float(sigma))
     result = y[0].permute(1, 2, 0).numpy()
     assert psnr(result, clean) - psnr(noisy, clean) > gain
     assert torch.isfinite(y).all()
@@ -50,8 +57,9 @@ def test_a_model_gains_what_it_should(name: str, sigma: float, gain: float) -> N
 @pytest.mark.parametrize("sigma", [15, 25, 50])
 @pytest.mark.usefixtures("rounded_products")
 def test_bfloat16_products_move_psnr_by_next_to_nothing(name: str, sigma: float) -> None:
-    clean = chelsea()[60:156, 100:228].astype(np.float32) / 255
-    noisy, model = to_tensor(standard_noise(clean, sigma))[None], load_model(name)
+    model = load_model(name)
+    clean = crop(model.channels)
+    noisy = to_tensor(standard_noise(clean, sigma))[None]
     results = []
     for precision in PRECISIONS:
         with products_in(precision):
@@ -79,7 +87,7 @@ def test_the_usual_model_takes_out_what_a_camera_leaves() -> None:
 @pytest.mark.parametrize(("sigma", "gain"), [(15, 5.5), (25, 7.0), (40, 8.5)])
 def test_a_colour_model_cleans_gray_pictures_too(sigma: float, gain: float) -> None:
     """Noise that is the same in all channels looks stronger to a colour model: it must be told so."""
-    clean = chelsea()[60:156, 100:228].mean(axis=2, keepdims=True).astype(np.float32) / 255
+    clean = crop(1)
     noisy = standard_noise(clean, sigma)
     y = load_model("gaussian").predict(to_tensor(noisy)[None], float(sigma))
     assert psnr(y[0].permute(1, 2, 0).numpy(), clean) - psnr(noisy, clean) > gain
