@@ -95,14 +95,15 @@ def copy_phases(
         copy_window(x[:, y0::sh, x0::sw], top + dy, left + dx, out[..., k * C : (k + 1) * C])
 
 
-def copy_tile_columns(x: Tensor, parts: Parts, geometry: Geometry, out: Tensor) -> None:
-    """Fills `out` (parts, places, n, height, tiles, phases C) with phases of the padded pictures `x`.
+def copy_tile_columns(x: Tensor, parts: Parts, geometry: Geometry, halo: int, out: Tensor) -> None:
+    """Fills `out` (parts, places, n, height, tiles + 1, phases C) with phases of the padded pictures `x`.
 
     A part begins at the row of tiles where it does in `parts`, and each tile has `places` rows. Column b of a
-    phase is place b mod `places` of tile b // `places`; see `copy_phases`.
+    phase is place b mod `places` of tile b // `places`; see `copy_phases`. Windows reach `halo` columns
+    beyond the last tile: only the first `halo` places of the tile behind it are filled.
     """
     # a `copy_window` for every place would do the same with more views, and take a tenth longer
-    count, places, n, height, tiles, _ = out.shape
+    count, places, n, height, columns, _ = out.shape
     s, (_, H, W, C) = geometry.stride[0], x.shape
     (xn, xh, xw, _), (oj, op, on, oh, ot, _), start = x.stride(), out.stride(), out.storage_offset()
     step = s * places
@@ -122,11 +123,12 @@ def copy_tile_columns(x: Tensor, parts: Parts, geometry: Geometry, out: Tensor) 
             target = start + j * oj + a * oh + k * C
             for place in range(places):
                 shift, x0 = divmod(s * place + v - geometry.padding[1], step)
+                tiles = columns if place < halo else columns - 1
                 c, d = _overlap(shift, -(-(W - x0) // step), tiles)
                 if c > 0:
                     phase[:, place, :, a:b, :c].zero_()
                 if d < tiles:
-                    phase[:, place, :, a:b, d:].zero_()
+                    phase[:, place, :, a:b, d:tiles].zero_()
                 if a < b and c < d:
                     size = (len(phase), n, b - a, d - c, C)
                     pixel = row + (x0 + step * (shift + c)) * xw

@@ -239,12 +239,12 @@ class _InputPlanes:
         scratch = workspace.empty("scratch", (p, f.scratch, k, n, th, row), like)
         planes = v.permute(1, 2, 0, 3, 4, 5), scratch.permute(1, 2, 0, 3, 4, 5)
         self.steps = along + f.input(rows[:o], rows[o:], *planes)
-        self.columns = columns
+        self.columns, self.halo = columns, k - o
         self.v = v.view(p * k * k, n * th * tw, channels)
 
     def read(self, x: Tensor, parts: Parts, geometry: Geometry) -> Tensor:
         """V (p places, tiles, channels) of the padded pictures, or their phases."""
-        copy_tile_columns(x, parts, geometry, self.columns)
+        copy_tile_columns(x, parts, geometry, self.halo, self.columns)
         for step in self.steps:
             step()
         return self.v
