@@ -14,6 +14,7 @@ from oracle import TWINS, assert_parity, channels_last, gradients, make, picture
 from torch import Tensor
 
 from denoise_cli.nn import Reach, ShapeError
+from denoise_cli.nn.kernels import KERNELS
 from denoise_cli.nn.registry import EXAMPLES, LAYERS, Example
 
 every_example = pytest.mark.parametrize(
@@ -59,6 +60,19 @@ def test_gradients_are_those_of_finite_differences(name: str, example: Example) 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_parity_with_torch(name: str, example: Example, dtype: torch.dtype) -> None:
     assert_parity(spec_of(name, example), example.shape, dtype)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize(
+    ("name", "example"),
+    [(name, example) for name in ("conv2d", "transpose_conv2d", "upsampling") for example in EXAMPLES[name]],
+)
+def test_gradients_and_parity_hold_with_every_kernel(
+    name: str, example: Example, kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DENOISE_KERNEL", kernel)
+    test_gradients_are_those_of_finite_differences(name, example)
+    assert_parity(spec_of(name, example), example.shape, torch.float32)
 
 
 @every_example

@@ -9,6 +9,7 @@ from oracle import channels_last, step_both, twin
 from torch import nn
 
 from denoise_cli.nn import LOSSES, MSE, OPTIMIZERS, Adam, build
+from denoise_cli.nn.kernels import KERNELS
 
 
 def conv(inputs: int, outputs: int, **rest: Any) -> dict[str, Any]:
@@ -103,6 +104,12 @@ def test_twins_stay_together(
         losses.append(value.item())
     first, last = sum(losses[:20]), sum(losses[-20:])
     assert last < first - 0.3 * abs(first)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_twins_stay_together_with_every_kernel(kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DENOISE_KERNEL", kernel)
+    test_twins_stay_together("u-net", "mse", "sgd", {"lr": 0.1, "momentum": 0.9}, torch.float32, 1e-4)
 
 
 @pytest.mark.parametrize("name", ["mlp", "report"])
