@@ -43,6 +43,11 @@ def test_a_blank_frame_does_not_hide_the_noise():
     assert estimate_sigma(framed) == pytest.approx([20], rel=0.1)
 
 
+def test_black_and_white_alone_stays_on_the_scale():
+    dots = np.random.default_rng(0).integers(0, 2, (200, 200, 1)).astype(np.float32)
+    assert 100 < estimate_sigma(dots)[0] <= 255
+
+
 @pytest.mark.parametrize("value", [0, 0.3, 1])
 def test_one_flat_colour_has_no_noise(value):
     assert estimate_sigma(np.full((64, 64, 3), value)) == pytest.approx([0, 0, 0], abs=1e-3)

@@ -117,7 +117,10 @@ def _find(name: str, suffixes: set[str], *, recursive: bool) -> list[Found]:
     if glob.has_magic(name) and not path.exists():
         root = Path(*_before_pattern(path))
         try:
-            files = sorted(match for match in root.glob(str(path.relative_to(root))) if match.is_file())
+            pattern = path.relative_to(root)
+            files = sorted(match for match in root.glob(str(pattern)) if match.is_file())
+            if not _is_hidden(pattern):
+                files = [match for match in files if not _is_hidden(match.relative_to(root))]
         except ValueError as error:
             raise UsageError(f"{name}: is not a pattern: {error}") from error
         if not files:
@@ -139,6 +142,10 @@ def _files_in(folder: Path, suffixes: set[str], *, recursive: bool) -> Iterator[
             if not name.startswith(".") and Path(name).suffix.lower() in suffixes:
                 yield (Path(place) / name).relative_to(folder)
     yield from (Path(each).relative_to(folder) for each in closed)
+
+
+def _is_hidden(way: Path) -> bool:
+    return any(part.startswith(".") for part in way.parts)
 
 
 def _before_pattern(path: Path) -> list[str]:
@@ -163,19 +170,26 @@ def _into_file(found: list[Found], name: str, format: str | None) -> Job:
 
     if len(found) > 1:
         raise UsageError(f"{len(found)} pictures do not go into one output: name a folder")
-    target = Path(name)
-    if target != STREAM:
+    source, target = found[0].path, Path(name)
+    is_there = source == STREAM or os.path.lexists(source)
+    if target != STREAM and is_there:  # else reading it will tell what is wrong
         if format:
             raise UsageError(f"--format: the name {target} tells its format already")
         output_format(target)  # an ending without a format fails here, before any work
-    return Job(found[0].path, target)
+    return Job(source, target)
 
 
 def _into_folder(found: list[Found], folder: Path, format: str | None) -> list[Job]:
+    from denoise_cli.images import SUFFIXES
+
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder}: must be a folder, because several pictures go there")
     if found[0].path == STREAM:
         raise UsageError("a picture from stdin has no name: name the output file")
+    if not folder.exists() and folder.suffix.lower() in SUFFIXES:
+        raise UsageError(
+            f"{folder}: is the name of a picture, but a folder of them goes there: name a folder"
+        )
     return [
         Job(each.path, _renamed(folder / each.relative, format), mirrored=True)
         for each in found

@@ -20,7 +20,8 @@ def psnr(
 ) -> None:
     """Compare two pictures: PSNR and SSIM of the whole and of each channel.
 
-    PSNR is in decibels, and higher is closer. SSIM is 1 for identical pictures. Alpha is not compared.
+    PSNR is in decibels, and higher is closer. SSIM is 1 for identical pictures. Pictures are compared
+    upright, and without alpha.
     """
     from denoise_cli.cli.console import new_table, print_json, results
 
@@ -38,9 +39,9 @@ def psnr(
 def _compare(first: Path, second: Path) -> dict[str, dict[str, Any]]:
     """The figures by what they are of; null where there is no number. Raises UsageError for unlike sizes."""
     from denoise_cli.errors import UsageError
-    from denoise_cli.images import read_picture
+    from denoise_cli.images import as_viewed, read_picture
 
-    a, b = read_picture(first), read_picture(second)
+    a, b = (as_viewed(read_picture(path)) for path in (first, second))
     if (a.height, a.width) != (b.height, b.width):
         raise UsageError(
             f"{first} is {a.width} x {a.height} pixels, {second} {b.width} x {b.height}: sizes must be alike"

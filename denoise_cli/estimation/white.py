@@ -23,6 +23,8 @@ from denoise_cli.windows import ArraySource, Source
 _MOST_BLOCKS = 20_000
 _LEAST_CHOSEN, _SHARE_CHOSEN = 150, 0.01
 _ROUNDS = 3
+_MOST = 255.0
+"""What a picture of black and white alone, all clipped, would exceed without end."""
 _LEAST_KEPT = 0.5
 """Blocks to which clipping left less of the noise's variance than this serve only for want of others."""
 
@@ -62,7 +64,7 @@ def _channel_sigma(blocks: Array, *, clipped: bool) -> float:
     sigma = 0.0
     for _ in range(_ROUNDS if clipped else 1):
         chosen = _least_textured(low, kept)
-        sigma = math.sqrt(high[chosen].mean() / kept[chosen].mean())
+        sigma = min(math.sqrt(high[chosen].mean() / kept[chosen].mean()), _MOST)
         if sigma < 1:  # hardly anything to clip
             break
         means, variances = _clipped_moments(sigma)

@@ -197,7 +197,10 @@ def fit(picture: Picture, target: Format) -> Picture:
     if picture.bits > target.bits:
         samples = ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
     if "exif" in uncarried:
-        samples = upright(samples, exif.orientation(keep.exif))
+        orientation = exif.orientation(keep.exif)
+        samples = upright(samples, orientation)
+        if orientation >= 5 and keep.dpi:
+            keep = replace(keep, dpi=keep.dpi[::-1])
     gone: dict[str, Any] = dict.fromkeys(uncarried)
     keep = replace(keep, native=keep.native if keep.format == target.name else None, original=None, **gone)
     return Picture(np.ascontiguousarray(samples), picture.color, alpha, keep)

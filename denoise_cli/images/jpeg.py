@@ -69,8 +69,11 @@ def read(data: bytes) -> list[Picture]:
     samples = from_pillow(image)
     colors: dict[str, Color] = {"L": "gray", "RGB": "rgb", "CMYK": "cmyk"}
     adobe_rgb = image.info.get("adobe_transform") == 0 and components == 3
+    tables = [tuple(image.quantization[frame[8 + 3 * i]]) for i in range(components)]
+    if components == 4 and image.info.get("adobe_transform") == 2:  # luma and chroma of inks: written as inks
+        tables = [tuple(map(min, *tables))] * 4
     native = Native(
-        tables=tuple(tuple(image.quantization[frame[8 + 3 * i]]) for i in range(components)),
+        tables=tuple(tables),
         subsampling=_subsampling(frame, components),
         progressive=bool(image.info.get("progressive")),
         rgb=(adobe_rgb or bytes(frame[6:15:3]) == b"RGB") and "jfif" not in image.info,

@@ -33,7 +33,7 @@ def read_picture(source: str | Path | bytes, *, name: str | None = None) -> Pict
     """
     pages = read_pages(source, name=name)
     if len(pages) > 1:
-        raise DenoiseError(f"{_name(source, name)}: has {len(pages)} pages: read it page by page")
+        raise DenoiseError(f"{_name(source, name)}: has {len(pages)} pages: take them apart first")
     return pages[0]
 
 
@@ -115,7 +115,7 @@ def _read_file(path: Path, name: str) -> bytes:
             file.seek(0)
             return file.read()
     except OSError as error:
-        if error.errno == errno.EISDIR or path.is_dir():
+        if error.errno == errno.EISDIR or (path.is_dir() and os.access(path, os.R_OK)):
             raise DenoiseError(f"{name}: is a folder") from error
         raise DenoiseError(f"{name}: cannot be read: {error.strerror}") from error
     except ValueError as error:  # a null character in the name

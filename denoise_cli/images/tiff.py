@@ -54,7 +54,9 @@ _RESOLUTION_TAGS = {X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT}
 _COLORS: dict[int, Color] = {0: "gray", 1: "gray", 2: "rgb", 3: "rgb", 5: "cmyk", 6: "rgb"}
 _AT_ONCE = 2**24
 """Bytes of strips that are taken from the file before they are decoded."""
-_WHITE_IS_ZERO, _PALETTE, _CFA, _LINEAR_RAW = 0, 3, 32803, 34892
+_WHITE_IS_ZERO, _PALETTE, _YCBCR, _CFA, _LINEAR_RAW = 0, 3, 6, 32803, 34892
+_JPEG = (6, 7)
+"""Compressions whose decoder turns luma and chroma into red, green and blue."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def _is_raw(page: Any) -> bool:
 def _check_page(page: Any, file_size: int) -> None:
     """Refuse what is no picture of 8 or 16 bits, and what the file does not hold."""
     bits = page.bitspersample
-    if page.photometric not in _COLORS:
+    if page.photometric not in _COLORS or (page.photometric == _YCBCR and page.compression not in _JPEG):
         name = getattr(page.photometric, "name", "unknown")
         raise DenoiseError(f"has colours of the kind {name}: convert it to RGB first")
     if page.sampleformat != 1 or bits not in (1, 2, 4, 8, 16):

@@ -432,6 +432,15 @@ def test_patterns_in_quotes(here):
     assert Path("deep/2/b.jpg").is_file()
 
 
+def test_a_pattern_finds_what_is_hidden_only_if_it_asks_for_it(here):
+    for name in ("shots/a.png", "shots/.b.png", "shots/.c/d.png"):
+        save(name)
+    run("shots/**/*.png", "out")
+    assert [path.name for path in Path("out").rglob("*.png")] == ["a.png"]
+    run("shots/.*.png", "hidden")
+    assert [path.name for path in Path("hidden").rglob("*.png")] == [".b.png"]
+
+
 def test_a_name_with_brackets_is_a_name(here):
     save("[1] a.png")
     run("[1] a.png", "out.png")
@@ -654,6 +663,8 @@ def test_json_where_stdout_is_not_utf_8(here):
         (["in.png", "--suffix", ""], "is the input itself"),
         (["in.png", "--suffix", "a/b"], "part of a file name"),
         (["in.png", "other.png", "third.png"], "must be a folder"),
+        (["in.png", "other.png", "new.png"], "new.png: is the name of a picture"),
+        (["sub", "new.png"], "new.png: is the name of a picture"),
         (["in.png", "other.png", "-"], "one output"),
         (["in.png", "-", "out"], "stdin"),
         (["-", "out/"], "no name"),
@@ -706,6 +717,7 @@ def test_a_seed_has_63_bits(here):
     ("arguments", "message"),
     [
         (["missing.png", "out.png"], "missing.png"),
+        (["missing", "out"], "missing: cannot be read"),
         (["text.png", "out.png"], "text.png"),
         (["in.png", "there.png"], "there.png: exists already"),
         (["in.png", "nowhere/out.png"], "nowhere"),

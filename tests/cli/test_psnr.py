@@ -67,6 +67,13 @@ def test_gray_and_16_bits():
     assert rows["whole"]["psnr"] == pytest.approx(20 * np.log10(65535 / 20), abs=0.05)
 
 
+def test_pictures_are_compared_upright():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned to the right for viewing
+    Image.fromarray(np.rot90(A)).save("turned.png", exif=exif)
+    assert json.loads(run("a.png", "turned.png", "--json").stdout)["whole"]["identical"]
+
+
 def test_too_small_for_ssim():
     Image.fromarray(A[:5, :5]).save("c.png")
     Image.fromarray(B[:5, :5]).save("d.png")

@@ -199,12 +199,23 @@ def test_animations_are_refused():
     (np.zeros((4, 4), np.int16), {"photometric": "minisblack"}, "16-bit signed"),
     (np.zeros((4, 4), np.uint32), {"photometric": "minisblack"}, "32-bit integer"),
     (np.zeros((4, 4, 3), np.uint8), {"photometric": "cielab"}, "CIELAB"),
+    (np.zeros((4, 4, 3), np.uint8), {"photometric": "ycbcr", "subsampling": (1, 1)}, "YCBCR"),
     (np.zeros((4, 4), np.uint16), {"photometric": "cfa"}, "camera raw"),
     (np.zeros((4, 4), np.uint8), {"photometric": "minisblack", "subfiletype": 1}, "camera raw"),
     (np.zeros((2, 16, 16), np.uint8), {"photometric": "minisblack", "volumetric": True}, "volume"),
 ])  # fmt: skip
 def test_tiffs_that_cannot_be_denoised_say_what_to_do(samples, options, message):
     assert ": " in refused(tiff(samples, **options), message)
+
+
+def test_a_closed_folder_is_not_said_to_be_a_picture_that_is_a_folder(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(DenoiseError, match="cannot be read: Permission denied"):
+        read_picture(tmp_path)
 
 
 def test_deep_jpeg_and_odd_png_blocks_are_refused():

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -23,6 +24,7 @@ from image_corpus import (
     tiff,
 )
 from PIL import Image, ImageOps
+from skimage.data import chelsea
 
 from denoise_cli.images import FORMATS, Picture, encode_picture, losses, read_picture, write_picture
 
@@ -161,6 +163,15 @@ def test_a_jpeg_of_red_green_and_blue_stays_one():
     np.testing.assert_allclose(read_picture(written).samples, smooth() * 0.9, atol=6)
 
 
+def test_a_picture_that_is_turned_takes_its_resolution_along():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = pillow(smooth(), "JPEG", dpi=(300, 72), exif=exif)
+    with Image.open(io.BytesIO(encode_picture(changed(file), "bmp"))) as image:
+        assert image.size == (smooth().shape[0], smooth().shape[1])
+        assert image.info["dpi"] == pytest.approx((72, 300), abs=0.1)
+
+
 def test_a_cmyk_jpeg_stays_one():
     samples = smooth(40, 52, 4)
     file = pillow(samples, "JPEG", "CMYK", quality=97)
@@ -168,6 +179,19 @@ def test_a_cmyk_jpeg_stays_one():
     np.testing.assert_allclose(picture.samples.astype(int), samples, atol=8)
     written = encode_picture(changed(file), "jpeg")
     np.testing.assert_allclose(samples_of(written)[..., 3].astype(int), picture.samples[..., 3], atol=8)
+
+
+def test_a_cmyk_jpeg_of_luma_and_chroma_keeps_the_quality_of_every_ink():
+    samples = np.asarray(Image.fromarray(chelsea()[:160, :200]).convert("CMYK"))
+    file = imagecodecs.jpeg8_encode(
+        255 - samples, level=75, colorspace="CMYK", outcolorspace="YCCK", subsampling="444"
+    )
+    picture = read_picture(file)
+    pixels = picture.pixels.copy()
+    pixels[0, 0] = 0.5  # else the file would be written as it was
+    after = samples_of(encode_picture(picture.replace_pixels(pixels), "jpeg"))
+    errors = after[8:].astype(float) - picture.samples[8:]
+    assert (np.square(errors).mean((0, 1)) < 255**2 / 10**4.5).all()  # more than 45 dB
 
 
 @pytest.mark.parametrize("make", [
