@@ -1,4 +1,4 @@
-"""Writing files so that nobody ever sees half of one."""
+"""Files: written so that nobody ever sees half of one, and hidden ones told from others."""
 
 import errno
 import os
@@ -85,3 +85,8 @@ def _reason(error: OSError, path: Path) -> str:
     if isinstance(error, FileNotFoundError) and not path.parent.exists():
         return f"the folder {path.parent} does not exist"
     return f"cannot be written: {error.strerror or error}"
+
+
+def is_hidden(way: Path) -> bool:
+    """Whether a file, by its way from a folder, is hidden or lies in a hidden folder."""
+    return any(part.startswith(".") for part in way.parts)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from denoise_cli.errors import UsageError
+from denoise_cli.files import is_hidden
 
 STREAM = Path("-")
 """Stands for stdin and stdout."""
@@ -119,8 +120,8 @@ def _find(name: str, suffixes: set[str], *, recursive: bool) -> list[Found]:
         try:
             pattern = path.relative_to(root)
             files = sorted(match for match in root.glob(str(pattern)) if match.is_file())
-            if not _is_hidden(pattern):
-                files = [match for match in files if not _is_hidden(match.relative_to(root))]
+            if not is_hidden(pattern):
+                files = [match for match in files if not is_hidden(match.relative_to(root))]
         except ValueError as error:
             raise UsageError(f"{name}: is not a pattern: {error}") from error
         if not files:
@@ -142,10 +143,6 @@ def _files_in(folder: Path, suffixes: set[str], *, recursive: bool) -> Iterator[
             if not name.startswith(".") and Path(name).suffix.lower() in suffixes:
                 yield (Path(place) / name).relative_to(folder)
     yield from (Path(each).relative_to(folder) for each in closed)
-
-
-def _is_hidden(way: Path) -> bool:
-    return any(part.startswith(".") for part in way.parts)
 
 
 def _before_pattern(path: Path) -> list[str]:

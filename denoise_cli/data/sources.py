@@ -14,6 +14,7 @@ from torch import Tensor
 
 from denoise_cli.data.noise_models import to_bytes
 from denoise_cli.errors import DenoiseError, UsageError
+from denoise_cli.files import is_hidden
 from denoise_cli.images import SUFFIXES, in_channels, read_picture
 from denoise_cli.images.picture import COLOR_SAMPLES
 
@@ -97,15 +98,11 @@ def picture_files(folder: Path) -> list[Path]:
     files = sorted(
         file
         for file in folder.rglob("*")
-        if file.suffix.lower() in SUFFIXES and not _is_hidden(file.relative_to(folder)) and file.is_file()
+        if file.suffix.lower() in SUFFIXES and not is_hidden(file.relative_to(folder)) and file.is_file()
     )
     if not files:
         raise UsageError(f"{folder}: holds no picture ({', '.join(sorted(SUFFIXES))})")
     return files
-
-
-def _is_hidden(file: Path) -> bool:
-    return any(part.startswith(".") for part in file.parts)
 
 
 def is_held_out(file: Path, fraction: float) -> bool:

@@ -23,10 +23,8 @@ def elements(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         yield tensors
         return
     threads = torch.get_num_threads()
-    if threads == 1 or len(flat[0]) % threads:
-        yield from rows(*flat)
-    else:
-        yield from (tuple(t.T for t in piece) for piece in rows(*(t.view(threads, -1).T for t in flat)))
+    shares = threads if len(flat[0]) % threads == 0 else 1
+    yield from (tuple(t.T for t in piece) for piece in rows(*(t.view(shares, -1).T for t in flat)))
 
 
 def rows(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

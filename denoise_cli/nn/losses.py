@@ -1,8 +1,8 @@
 """Losses: one number that says how far y is from its target, and its gradient.
 
 `forward(y, target)` returns a scalar and keeps the difference d = y - target; `backward()` turns that into dy
-and returns it: dy is the caller's to overwrite. All are means over every element, so that a learning rate
-means the same for every size of batch and picture. The first dimension numbers the pictures.
+and returns it: dy is the caller's to overwrite. All are means, over every element or over
+the pictures that the first dimension numbers, so that a learning rate means the same for every batch.
 """
 
 import math
