@@ -1,5 +1,6 @@
 """`denoise image`: noisy pictures in, clean ones out."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from denoise_cli.windows import Source
 
 LOOK, FILES, COMPUTING = "How much", "Files", "Computing"
+_NAMES = 5
+"""So many files that are passed over are named."""
 
 
 def image(
@@ -206,6 +209,8 @@ def image(
         if found.left_out:
             why = f"their names end in {suffix}" if suffix else f"they lie in {paths[-1]}"
             shown.say(f"left out as results of an earlier run, because {why}: {found.left_out}")
+        if found.passed_over:
+            shown.say(_told_others(found.passed_over))
         work.take_stdin(planned)
         reports = []
         for done in run(planned, work.read, work.compute, work.write, threads=jobs):
@@ -216,6 +221,16 @@ def image(
     if as_json:
         print_json([report.as_data() for report in reports])
     _conclude(reports, quiet=quiet)
+
+
+def _told_others(paths: Sequence[Path]) -> str:
+    """`passed over, being none of PNG, JPEG, WebP, TIFF and BMP: a.gif, b.heic and 3 more`."""
+    from denoise_cli.images import FORMATS
+
+    labels = [entry.label for entry in FORMATS.values()]
+    names = ", ".join(str(path) for path in paths[:_NAMES])
+    more = f" and {len(paths) - _NAMES} more" if len(paths) > _NAMES else ""
+    return f"passed over, being none of {', '.join(labels[:-1])} and {labels[-1]}: {names}{more}"
 
 
 def _tile(text: str) -> "int | Literal['auto', 'off']":

@@ -29,23 +29,28 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """The jobs, and how many pictures that were found are no inputs, being results of an earlier run."""
+    """The jobs, and what was found in folders that is no input.
+
+    `left_out`: how many pictures are results of an earlier run. `passed_over`: files of other formats.
+    """
 
     jobs: list[Job]
     left_out: int = 0
+    passed_over: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
 class Found:
     """A file that was named: by itself, or by its way from `root`, a folder that was named or searched.
 
-    `missing`: why there is none of that name.
+    `missing`: why there is none of that name. `readable`: it is of a format that is read, by its ending.
     """
 
     path: Path
     relative: Path
     root: Path | None
     missing: str | None = None
+    readable: bool = True
 
 
 def plan(
@@ -67,7 +72,8 @@ def plan(
     inputs = names if suffix is not None else names[:-1]
     everything = [each for name in inputs for each in _find(name, set(SUFFIXES), recursive=recursive)]
     missing = [each for each in everything if each.missing]
-    found = [each for each in everything if not each.missing]
+    passed_over = tuple(dict.fromkeys(each.path for each in everything if not each.readable))
+    found = [each for each in everything if not each.missing and each.readable]
     if not found:
         raise UsageError("; ".join(str(each.missing) for each in missing))
     if any(each.path == STREAM for each in found) and len(found) > 1:
@@ -87,7 +93,7 @@ def plan(
     _check(jobs)
     output = Path(names[-1])
     jobs += [Job(each.path, output, missing=each.missing) for each in missing]
-    return Plan(jobs, left_out)
+    return Plan(jobs, left_out, passed_over)
 
 
 def refuse_same_file(source: Path, target: Path) -> None:
@@ -108,10 +114,8 @@ def _find(name: str, suffixes: set[str], *, recursive: bool) -> list[Found]:
     """The files that a name stands for. A file that is not there is one too: reading it will say so."""
     path = Path(name)
     if path.is_dir():
-        found = [
-            Found(path / each, each, root=path) for each in _files_in(path, suffixes, recursive=recursive)
-        ]
-        if not found:
+        found = list(_files_in(path, suffixes, recursive=recursive))
+        if not any(each.readable for each in found):
             advice = "" if recursive else " (--recursive looks into its folders too)"
             return [Found(path, Path(), root=path, missing=f"{path}: has no pictures in it{advice}")]
         return found
@@ -130,19 +134,21 @@ def _find(name: str, suffixes: set[str], *, recursive: bool) -> list[Found]:
     return [Found(path, Path(path.name), root=None)]
 
 
-def _files_in(folder: Path, suffixes: set[str], *, recursive: bool) -> Iterator[Path]:
-    """Visible files with these endings, by their way from the folder.
+def _files_in(folder: Path, suffixes: set[str], *, recursive: bool) -> Iterator[Found]:
+    """Visible files; `readable` are those with one of these endings.
 
-    Links to folders are not followed: they may go round. A folder that cannot be opened counts as a file,
-    which then cannot be read either.
+    Links to folders are not followed: they may go round. A folder that cannot be opened counts as a readable
+    file: reading it will say what is wrong.
     """
-    closed: list[str] = []
-    for place, folders, names in os.walk(folder, onerror=lambda error: closed.append(error.filename)):
+    closed: list[Path] = []
+    for place, folders, names in os.walk(folder, onerror=lambda error: closed.append(Path(error.filename))):
         folders[:] = sorted(each for each in folders if recursive and not each.startswith("."))
         for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in suffixes:
-                yield (Path(place) / name).relative_to(folder)
-    yield from (Path(each).relative_to(folder) for each in closed)
+            if not name.startswith("."):
+                path = Path(place) / name
+                readable = path.suffix.lower() in suffixes
+                yield Found(path, path.relative_to(folder), root=folder, readable=readable)
+    yield from (Found(each, each.relative_to(folder), root=folder) for each in closed)
 
 
 def _before_pattern(path: Path) -> list[str]:

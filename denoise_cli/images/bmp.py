@@ -2,12 +2,15 @@
 
 import io
 import struct
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
 from denoise_cli.errors import DenoiseError
 from denoise_cli.images.picture import Color, Keep, Picture, check_size, from_pillow
+
+if TYPE_CHECKING:
+    from PIL.BmpImagePlugin import BmpImageFile
 
 SIGNATURE = b"BM"
 _INCH = 0.0254
@@ -27,7 +30,9 @@ def read(data: bytes) -> list[Picture]:
     image = BmpImagePlugin.BmpImageFile(io.BytesIO(data))
     check_size(*image.size, 4)
     plain = image.mode in ("L", "RGB", "RGBA")
-    notes = () if plain else ("its palette becomes 8 bits a sample",)
+    notes: tuple[str, ...] = () if plain else ("its palette becomes 8 bits a sample",)
+    if _fills_reserved_bytes(image, data):
+        notes += ("the fourth byte of its pixels, which this kind of BMP does not use, is dropped",)
     samples = from_pillow(image if plain else image.convert("L" if image.mode == "1" else "RGB"))
     x, y = image.info.get("dpi", (0, 0))
     keep = Keep(
@@ -72,6 +77,16 @@ def write(pictures: list[Picture], file: BinaryIO) -> None:
     file.write(struct.pack("<I", len(head) + 4) + head + palette)
     file.write(rows.data)
     file.write(icc or b"")
+
+
+def _fills_reserved_bytes(image: "BmpImageFile", data: bytes) -> bool:
+    """Whether pixels of 32 bits without transparency hold more than colour: some programs put it there."""
+    (tile,) = image.tile
+    kind = tile.args[0] if isinstance(tile.args, tuple) else ""
+    if len(kind) != 4 or "X" not in kind:
+        return False
+    reserved = data[tile.offset + kind.index("X") :][: 4 * image.width * image.height : 4]
+    return reserved.count(reserved[:1]) < len(reserved)
 
 
 def _profile(data: bytes) -> bytes | None:

@@ -44,9 +44,14 @@ _SUB_IFDS = 330
 # Tags that tell how and where the pixels are stored: written anew.
 NOT_CARRIED = {
     *(254, 255, 256, 257, 258, 259, 262, 263, 264, 265, 266, 273, 277, 278, 279, 280, 281, 284, 288, 289),
-    *(290, 291, 292, 293, 301, 317, 318, 319, 320, 322, 323, 324, 325, 330, 338, 339, 340, 341, 347),
+    *(290, 291, 292, 293, 301, 317, 320, 322, 323, 324, 325, 330, 338, 339, 340, 341, 347),
     *range(512, 522),
     *(529, 530, 531, 532, 37724, 50838, 50839),
+}
+# Those of them that say more than that, and so are missed.
+_DROPPED = {
+    301: "its transfer function is dropped",
+    37724: "its layers (of Photoshop) are dropped",
 }
 # Tags of the first directory that EXIF defines, and so may go into another format.
 _EXIF_TAGS = {270, 271, 272, ORIENTATION, 305, 306, 315, 316, 33432, EXIF_IFD, GPS_IFD}
@@ -145,6 +150,7 @@ def _read_page(page: Any, data: bytes, notes: tuple[str, ...]) -> Picture:
     alpha: Alpha = "none"
     if kinds and kinds[0] in (1, 2):
         alpha = "premultiplied" if kinds[0] == 1 else "straight"
+    notes += tuple(note for tag, note in _DROPPED.items() if tag in page.tags)
     keep = _keep(parse(data, page.offset), int(page.compression), notes)
     return Picture(np.ascontiguousarray(samples), _COLORS[page.photometric], alpha, keep)
 

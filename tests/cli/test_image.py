@@ -484,6 +484,20 @@ def test_how_many_results_of_an_earlier_run_are_left_out_is_told(here):
     assert f"{line} they lie in photos/out: 2\n" in result.stderr
 
 
+def test_files_of_other_formats_in_a_folder_are_told(here):
+    save("in/a.png")
+    for name in ("b.gif", "c.heic", "d.txt", "e.cr2", "f.mov", "g.zip", ".hidden.gif"):
+        (here / "in" / name).write_bytes(b"GIF89a")
+    told = run("in", "out").stderr
+    assert (
+        "passed over, being none of PNG, JPEG, WebP, TIFF and BMP:"
+        " in/b.gif, in/c.heic, in/d.txt, in/e.cr2, in/f.mov and 1 more\n"
+    ) in told
+    assert [path.name for path in Path("out").iterdir()] == ["a.png"]
+    (here / "in" / "a.png").unlink()
+    assert "in: has no pictures in it" in run("in", "out", code=2).stderr
+
+
 def test_format_for_a_folder(here):
     save("photos/a.png")
     save("photos/b.TIF")

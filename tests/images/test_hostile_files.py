@@ -5,6 +5,8 @@ import logging
 import os
 import random
 import struct
+import subprocess
+import sys
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -14,9 +16,11 @@ import pytest
 import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
-from image_corpus import every_kind, exif, noise, pillow, png_block, png_with, smooth, tiff
+from image_corpus import every_kind, exif, noise, pillow, png_block, png_with, samples_of, smooth, tiff
 from PIL import Image
 
+from denoise_cli.checkpoint import save_model
+from denoise_cli.config import Experiment
 from denoise_cli.errors import DenoiseError
 from denoise_cli.images import FORMATS, MAX_PIXELS, encode_pages, read_pages, read_picture
 from denoise_cli.images.exif import Block, block, directories, parse, parsed
@@ -78,6 +82,37 @@ def test_mutations_end_in_a_picture_or_one_line(kind, caplog, capfd):
                 encode_pages([page.replace_pixels(1 - page.pixels) for page in pages], name)
     assert caplog.records == []
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # by Pillow, of EXIF that was damaged before
+def test_a_batch_of_mutations_ends_in_whole_pictures_and_one_line_each(tmp_path):
+    rng = random.Random(0)
+    conv = {"in_channels": 3, "out_channels": 3, "kernel_size": 1}
+    experiment = Experiment.load({"model": [{"conv2d": conv}]})
+    save_model(tmp_path / "tiny.safetensors", experiment.build_model(), experiment, {})
+    files = {f"{kind}-{n}": mutated(KINDS[kind], rng) for kind in KINDS for n in range(20)}
+    inputs = {tmp_path / "in" / f"{name}.{name.split('-')[0]}": data for name, data in files.items()}
+    (tmp_path / "in").mkdir()
+    for path, data in inputs.items():
+        path.write_bytes(data)
+    command = [sys.executable, "-m", "denoise_cli", "image", "in", "out", "--model", "tiny.safetensors"]
+    with (tmp_path / "told").open("wb") as told:
+        process = subprocess.Popen([*command, "--sigma", "5", "--jobs", "2"], cwd=tmp_path, stderr=told)
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    lines = (tmp_path / "told").read_text().splitlines()
+    failed = sum(line.startswith("failed: in/") for line in lines)
+    outputs = list((tmp_path / "out").iterdir())
+    assert process.returncode == 1
+    assert failed + len(outputs) == len(inputs)
+    assert 0 < failed < len(inputs)
+    assert lines[-failed - 1].startswith(f"{len(outputs)} done, {failed} failed:")
+    assert "Traceback" not in "".join(lines)
+    assert usage.ru_maxrss < 2**20  # kilobytes
+    assert {path: path.read_bytes() for path in inputs} == inputs
+    for path in outputs:
+        assert path.name in {each.name for each in inputs}  # no temporary file is left
+        assert samples_of(path.read_bytes()).size
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import struct
 import subprocess
 
 import imagecodecs
@@ -17,6 +18,7 @@ from image_corpus import (
     exif,
     iptc_resource,
     look,
+    noise,
     pillow,
     png_with,
     samples_of,
@@ -242,6 +244,25 @@ def test_other_tags_of_a_tiff_are_kept():
         assert losses([picture], FORMATS["png"]) == ["PNG cannot hold its further tags"]
 
 
+def test_colorimetry_of_a_tiff_stays_and_what_goes_is_told():
+    white, primaries = (3127, 10000, 3290, 10000), (64, 100, 33, 100, 30, 100, 60, 100, 15, 100, 6, 100)
+    tags = [
+        (318, "2I", 2, white, True),
+        (319, "2I", 6, primaries, True),
+        (301, "H", 3 * 256, tuple(range(256)) * 3, True),
+        (37724, "s", 0, b"Adobe Photoshop Document Data Block", True),
+    ]
+    picture = changed(tiff(smooth(), photometric="rgb", extratags=tags))
+    assert losses([picture], FORMATS["tiff"]) == [
+        "its transfer function is dropped",
+        "its layers (of Photoshop) are dropped",
+    ]
+    with tifffile.TiffFile(io.BytesIO(encode_picture(picture, "tiff"))) as written:
+        found = written.pages[0].tags
+        assert (found[318].value, found[319].value) == (white, primaries)
+        assert not {301, 37724} & set(found.keys())
+
+
 def test_resolution_in_centimetres_stays_so():
     file = tiff(smooth(), photometric="rgb", resolution=(100, 50), resolutionunit="CENTIMETER")
     picture = changed(file)
@@ -257,6 +278,18 @@ def test_a_profile_and_resolution_in_a_bmp():
     keep = read_picture(written).keep
     assert keep.icc == ICC
     assert keep.dpi == pytest.approx((240, 240), abs=0.02)
+
+
+@pytest.mark.parametrize(("reserved", "told"), [(0, False), (255, False), (None, True)])
+def test_what_a_bmp_hides_beside_its_colours_is_told(reserved, told):
+    pixels = noise((5, 7, 4))
+    if reserved is not None:
+        pixels[..., 3] = reserved
+    head = struct.pack("<2sIHHI", b"BM", 54 + pixels.size, 0, 0, 54)
+    head += struct.pack("<IiiHHIIiiII", 40, 7, -5, 1, 32, 0, pixels.size, 0, 0, 0, 0)
+    picture = read_picture(head + pixels.tobytes())
+    np.testing.assert_array_equal(picture.samples, pixels[..., 2::-1])
+    assert any("fourth byte" in note for note in losses([picture], FORMATS["png"])) == told
 
 
 def test_a_long_profile_takes_several_jpeg_segments():
