@@ -632,6 +632,33 @@ def test_a_folder_that_is_closed_or_goes_round(here, monkeypatch):
     assert_blurred("out/a.png")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="drops what root may do by Linux's prctl")
+def test_an_unreadable_file_and_a_read_only_folder(here):
+    for name in ("a", "secret"):
+        save(f"photos/{name}.png")
+    Path("photos/secret.png").chmod(0)
+    Path("shut").mkdir()
+    Path("shut").chmod(0o555)
+
+    def told(command):
+        # Root may read and write everywhere (capabilities 1 and 2) unless that is dropped beforehand.
+        drop = "import ctypes; [ctypes.CDLL(None).prctl(24, each, 0, 0, 0) for each in (1, 2)]"
+        start = f"import os, sys; os.execv(sys.executable, [sys.executable, '-c', {starting(command)!r}])"
+        ended = subprocess.run([sys.executable, "-c", f"{drop}; {start}"], capture_output=True, text=True)
+        assert ended.returncode == 1
+        assert "Traceback" not in ended.stderr
+        return ended.stderr
+
+    assert "photos/secret.png: cannot be read: Permission denied" in told(
+        "image photos out --model blur.safetensors"
+    )
+    assert_blurred("out/a.png")
+    assert "the folder shut does not let files be written" in told(
+        "image photos/a.png shut/a.png --model blur.safetensors"
+    )
+    assert list(Path("shut").iterdir()) == []
+
+
 def test_json(here):
     save("photos/a.png")
     Path("photos/b.png").write_text("a text")

@@ -206,14 +206,6 @@ def test_files_that_are_not_files(tmp_path):
     refused("a\0b", "no file name")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_an_unreadable_file(tmp_path):
-    path = tmp_path / "secret.png"
-    path.write_bytes(KINDS["png"])
-    path.chmod(0)
-    refused(path, "Permission denied")
-
-
 def test_a_name_that_lies_does_not_matter(tmp_path):
     path = tmp_path / "really_a_jpeg.png"
     path.write_bytes(KINDS["jpeg"])
