@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from denoise_cli.nn.module import Module, Reach
+from denoise_cli.errors import DenoiseError
+from denoise_cli.nn.module import Module, Reach, ShapeError
 
 Sigma = float | Tensor
 """A noise level on the 0-255 scale: one number, (N,) for one a picture, or (N, 1, H, W) for one a pixel."""
@@ -63,7 +64,8 @@ class Denoiser:
 
         C may differ from the network's: a gray picture becomes equal channels whose results are averaged, a
         network for gray pictures takes every channel by itself. Whether equal channels are a gray picture, a
-        part of it cannot tell: whoever has the whole asks `windows.is_gray`, and gives one channel.
+        part of it cannot tell: whoever has the whole asks `windows.is_gray`, and gives one channel. Raises
+        DenoiseError for a size that the network cannot take: reflection asks for more than one pixel.
         """
         channels = x.shape[1]
         if channels == self.channels:
@@ -89,7 +91,10 @@ class Denoiser:
         x = self.inputs(x, sigma).contiguous(memory_format=torch.channels_last)
         x = pad_to_multiple(x, self.reach.period)
         with eval_mode(self.net):
-            return self.net.forward(x)[..., :H, :W]
+            try:
+                return self.net.forward(x)[..., :H, :W]
+            except ShapeError as error:
+                raise DenoiseError(f"the model cannot take a picture of {W} x {H} pixels: {error}") from error
 
 
 @contextmanager

@@ -5,6 +5,8 @@ import torch
 from torch.nn.functional import pad
 
 from denoise_cli.denoiser import Denoiser, pad_to_multiple
+from denoise_cli.errors import DenoiseError
+from denoise_cli.nn.layers.conv2d import Conv2d
 from denoise_cli.nn.module import Module, Reach
 
 
@@ -55,6 +57,14 @@ def test_a_missing_sigma_is_told():
 def test_any_size_comes_back_as_it_went(size):
     d, x = denoiser(period=8, noise_level=True), torch.rand(1, 3, *size)
     assert torch.equal(d.predict(x, 10), x)
+
+
+def test_a_size_that_the_network_cannot_take_is_told():
+    net = Conv2d(3, 3, 5, padding=2, padding_mode="reflect")
+    small = Denoiser(net, channels=3, noise_level=False)
+    assert small.predict(torch.rand(1, 3, 3, 3)).shape == (1, 3, 3, 3)
+    with pytest.raises(DenoiseError, match="cannot take a picture of 9 x 2 pixels: cannot reflect 2"):
+        small.predict(torch.rand(1, 3, 2, 9))
 
 
 def test_the_padding_reflects():
