@@ -45,6 +45,7 @@ class Commands(TyperGroup):
         for each in (command, *getattr(command, "commands", {}).values()):
             if each is not None:
                 _without_types_of_flags(each.get_params(ctx))
+                each.help = _without_line_breaks(each.help)
         return command
 
     def make_context(self, *arguments: Any, **more: Any) -> Any:
@@ -83,6 +84,11 @@ def _without_types_of_flags(parameters: list[Any]) -> list[Any]:
         if getattr(parameter, "is_flag", False):
             parameter.metavar = ""
     return parameters
+
+
+def _without_line_breaks(text: str | None) -> str | None:
+    """The same paragraphs; help pages then break lines by the width of the terminal, not of the source."""
+    return text and "\n\n".join(" ".join(paragraph.split("\n")) for paragraph in text.split("\n\n"))
 
 
 def _leave(message: str, exit_code: int) -> NoReturn:

@@ -192,6 +192,15 @@ def test_every_command_shows_its_help(name):
     )
 
 
+@pytest.mark.parametrize("name", ["image", "noise", "psnr"])
+def test_lines_of_help_end_where_the_terminal_does(name, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    lines = [line.strip() for line in run_app(name, "--help").stdout.splitlines()]
+    about = lines[: next(n for n, line in enumerate(lines) if "Arguments" in line)]
+    assert len(about) > 3
+    assert all(not line or line.endswith((".", ".png")) or line.startswith("Usage") for line in about)
+
+
 def test_without_arguments_help_is_shown():
     assert "denoise train --config configs/quickstart.yaml" in run_app().output
 
