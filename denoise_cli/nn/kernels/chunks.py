@@ -25,6 +25,11 @@ Chunk = tuple[slice, int, int]
 """Pictures, first row, last row + 1."""
 
 
+def chunk_size(like: Tensor) -> int:
+    """Values that the intermediates of a chunk take."""
+    return CHUNK * torch.get_num_threads() if like.device.type == "cpu" else 2**62
+
+
 def chunks_of_rows(pictures: int, rows: int, values_per_row: int, like: Tensor) -> list[Chunk]:
     """Cuts `pictures` x `rows` into chunks: bands of rows of one picture, or several whole pictures.
 
@@ -32,7 +37,7 @@ def chunks_of_rows(pictures: int, rows: int, values_per_row: int, like: Tensor) 
     """
     if like.device.type != "cpu":
         return [(slice(0, pictures), 0, rows)]
-    target, picture = CHUNK * torch.get_num_threads(), rows * values_per_row
+    target, picture = chunk_size(like), rows * values_per_row
     if 2 * picture <= target:
         count = -(-pictures * picture // target)
         step = -(-pictures // count)  # chunks of equal size

@@ -1,8 +1,7 @@
 """The geometry of a convolution, and the padded windows of pictures that the kernels read."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Literal
 
 from torch import Tensor
@@ -98,43 +97,61 @@ def copy_phases(
 def copy_tile_columns(x: Tensor, parts: Parts, geometry: Geometry, halo: int, out: Tensor) -> None:
     """Fills `out` (parts, places, n, height, tiles + 1, phases C) with phases of the padded pictures `x`.
 
-    A part begins at the row of tiles where it does in `parts`, and each tile has `places` rows. Column b of a
-    phase is place b mod `places` of tile b // `places`; see `copy_phases`. Windows reach `halo` columns
-    beyond the last tile: only the first `halo` places of the tile behind it are filled.
+    A part begins at the tile where it does in `parts`, and each tile has `places` rows. Column b of a phase
+    is place b mod `places` of tile b // `places`; see `copy_phases`. Windows reach `halo` columns beyond the
+    last tile: only the first `halo` places of the tile behind it are filled.
     """
     # a `copy_window` for every place would do the same with more views, and take a tenth longer
     count, places, n, height, columns, _ = out.shape
     s, (_, H, W, C) = geometry.stride[0], x.shape
-    (xn, xh, xw, _), (oj, op, on, oh, ot, _), start = x.stride(), out.stride(), out.storage_offset()
+    (xn, xh, xw, _), (oj, op, on, oh, ot, _) = x.stride(), out.stride()
     step = s * places
-    xj, picture = parts.picture_step * xn + parts.row_step * step * xh, parts.first_picture * xn
+    xj = parts.picture_step * xn + parts.column_step * step * xw
+    picture = x.storage_offset() + parts.first_picture * xn
     for k, (u, v) in enumerate(geometry.all_phases):
         y0, dy = geometry.in_picture(u, 0)
-        in_data = [_overlap(places * parts.row(j) + dy, -(-(H - y0) // s), height) for j in range(count)]
-        for (a, b), members in groupby(range(count), key=in_data.__getitem__):
-            j, *others = members
-            phase = out[j : j + 1 + len(others), ..., k * C : (k + 1) * C]
-            if a > 0:
-                phase[:, :, :, :a].zero_()
-            if b < height:
-                phase[:, :, :, b:].zero_()
-            row = x.storage_offset() + picture + (y0 + s * (places * parts.row(j) + dy + a)) * xh
-            row += j * parts.picture_step * xn
-            target = start + j * oj + a * oh + k * C
-            for place in range(places):
-                shift, x0 = divmod(s * place + v - geometry.padding[1], step)
-                tiles = columns if place < halo else columns - 1
-                c, d = _overlap(shift, -(-(W - x0) // step), tiles)
+        top = places * parts.first_row + dy
+        a, b = _overlap(top, -(-(H - y0) // s), height)
+        phase = out[..., k * C : (k + 1) * C]
+        if a > 0:
+            phase[:, :, :, :a].zero_()
+        if b < height:
+            phase[:, :, :, b:].zero_()
+        if a >= b:
+            continue
+        row, target = picture + (y0 + s * (top + a)) * xh, phase.storage_offset() + a * oh
+        for place in range(places):
+            shift, x0 = divmod(s * place + v - geometry.padding[1], step)
+            tiles = columns if place < halo else columns - 1
+            pixels, source, start = -(-(W - x0) // step), row + x0 * xw, target + place * op
+            spans = [_overlap(shift + parts.column(j), pixels, tiles) for j in range(count)]
+            for j, m, c, d in _together(spans):
+                size = (m, n, b - a, d - c, C)
+                pixel = source + step * (shift + parts.column(0) + c) * xw + j * xj
+                from_x = x.as_strided(size, (xj, xn, s * xh, step * xw, 1), pixel)
+                out.as_strided(size, (oj, on, oh, ot, 1), start + j * oj + c * ot).copy_(from_x)
+            for j, (c, d) in enumerate(spans):
                 if c > 0:
-                    phase[:, place, :, a:b, :c].zero_()
+                    phase[j, place, :, a:b, :c].zero_()
                 if d < tiles:
-                    phase[:, place, :, a:b, d:tiles].zero_()
-                if a < b and c < d:
-                    size = (len(phase), n, b - a, d - c, C)
-                    pixel = row + (x0 + step * (shift + c)) * xw
-                    source = x.as_strided(size, (xj, xn, s * xh, step * xw, 1), pixel)
-                    place_start = target + place * op + c * ot
-                    out.as_strided(size, (oj, on, oh, ot, 1), place_start).copy_(source)
+                    phase[j, place, :, a:b, d:tiles].zero_()
+
+
+def _together(spans: list[Pair]) -> Iterator[tuple[int, int, int, int]]:
+    """Parts j to j + m that have the columns c to d in their spans, as (j, m, c, d): each column once.
+
+    First all parts at once, as far as they have them in common, then what single ones have beyond that.
+    """
+    first, last = max(c for c, _ in spans), min(d for _, d in spans)
+    if first < last:
+        yield 0, len(spans), first, last
+    else:
+        first = last = spans[0][0]
+    for j, (c, d) in enumerate(spans):
+        if c < min(first, d):
+            yield j, 1, c, min(first, d)
+        if max(last, c) < d:
+            yield j, 1, max(last, c), d
 
 
 def copy_to_phases(

@@ -16,13 +16,20 @@ from itertools import groupby
 
 from torch import Tensor
 
-from denoise_cli.nn.kernels.chunks import chunks_of_rows
+from denoise_cli.nn.kernels.chunks import chunk_size, chunks_of_rows
+
+ROWS = 8
+"""Rows of tiles in a chunk of one picture: windows reach beyond them, which matters less the more they are."""
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Part j is `pictures` pictures from `first_picture` + j `picture_step` on, and `rows` rows of each from
-    `first_row` + j `row_step` on. Only the last part may have rows beyond the end, and not all of them."""
+    """Tiles of some pictures, in parts of one size.
+
+    Part j is `pictures` pictures from `first_picture` + j `picture_step` on, and of each `rows` rows of tiles
+    from `first_row` on and `columns` columns from `first_column` + j `column_step` on. Only the last part may
+    have columns beyond the end, and not all of them.
+    """
 
     count: int
     first_picture: int
@@ -30,11 +37,13 @@ class Parts:
     picture_step: int
     first_row: int
     rows: int
-    row_step: int
+    first_column: int
+    columns: int
+    column_step: int
 
-    def row(self, part: int) -> int:
-        """The first row of a part."""
-        return self.first_row + part * self.row_step
+    def column(self, part: int) -> int:
+        """The first column of a part."""
+        return self.first_column + part * self.column_step
 
     def whole(self, t: Tensor) -> Tensor:
         """The pictures of each part, (count, pictures, H, W, C): a view of `t` (N, H, W, C)."""
@@ -42,42 +51,57 @@ class Parts:
         size = (self.count, self.pictures, *t.shape[1:])
         return t.as_strided(size, (self.picture_step * t.stride(0), *t.stride()), start)
 
-    def pieces(self, t: Tensor, height: int) -> Iterator[tuple[slice, Tensor]]:
-        """The pixels of each part: views of `t` (N, H, W, C), in which a row is `height` pixels high.
+    def pieces(self, t: Tensor, side: int) -> Iterator[tuple[slice, Tensor]]:
+        """The pixels of each part: views of `t` (N, H, W, C), in which tiles are `side` x `side` pixels.
 
-        Parts that are equally high come together, as (which parts, (parts, pictures, pixels, W, C)).
+        Parts that are equally wide come together, as (which parts, (parts, pictures, rows, columns, C)).
         """
         _, H, W, C = t.shape
         sn, sh, sw, sc = t.stride()
-        strides = (self.picture_step * sn + self.row_step * height * sh, sn, sh, sw, sc)
-        pixels = [min(self.rows * height, H - height * self.row(j)) for j in range(self.count)]
-        for high, members in groupby(range(self.count), key=pixels.__getitem__):
+        strides = (self.picture_step * sn + self.column_step * side * sw, sn, sh, sw, sc)
+        high = min(self.rows * side, H - self.first_row * side)
+        start = self.first_picture * sn + side * (self.first_row * sh + self.first_column * sw)
+        pixels = [min(self.columns * side, W - side * self.column(j)) for j in range(self.count)]
+        for wide, members in groupby(range(self.count), key=pixels.__getitem__):
             first, *others = members
-            size = (1 + len(others), self.pictures, high, W, C)
-            start = t.storage_offset() + self.first_picture * sn + self.first_row * height * sh
-            yield slice(first, first + size[0]), t.as_strided(size, strides, start + first * strides[0])
+            size = (1 + len(others), self.pictures, high, wide, C)
+            place = t.storage_offset() + start + first * strides[0]
+            yield slice(first, first + size[0]), t.as_strided(size, strides, place)
 
 
-def in_parts(pictures: int, rows: int, values_per_row: int, like: Tensor, count: int) -> list[Parts]:
-    """Cuts `pictures` x `rows` into chunks of at most `count` parts.
+def in_parts(
+    pictures: int, rows: int, columns: int, values_per_tile: int, like: Tensor, count: int
+) -> list[Parts]:
+    """Cuts the tiles of `pictures` pictures, `rows` x `columns` each, into chunks of at most `count` parts.
 
     Where the pictures can be shared out evenly, part j lies in the j-th share of them: operations on all
-    pictures at once share them out alike. Else the rows of one picture are shared out.
+    pictures at once share them out alike. Else the columns of one picture are shared out, a few rows high.
     """
     if pictures % count == 0:
         each = pictures // count
         return [
-            Parts(count, some.start, some.stop - some.start, each, first, last - first, 0)
-            for some, first, last in chunks_of_rows(each, rows, count * values_per_row, like)
+            Parts(count, some.start, some.stop - some.start, each, first, last - first, 0, columns, 0)
+            for some, first, last in chunks_of_rows(each, rows, count * values_per_tile * columns, like)
         ]
-    _, _, band = chunks_of_rows(1, rows, values_per_row, like)[0]
-    band = -(-band // count) * count
-    chunks = []
-    for first in range(0, rows, band):
-        left = min(band, rows - first)
-        high = -(-left // count)
-        chunks += [Parts(-(-left // high), n, 1, 0, first, high, high) for n in range(pictures)]
-    return chunks
+    high = min(rows, ROWS)
+    chunks = -(-columns * high * values_per_tile // chunk_size(like))
+    wide = -(-columns // (chunks * count))
+    return [
+        Parts(
+            -(-min(wide * count, columns - left) // wide),
+            n,
+            1,
+            0,
+            top,
+            min(high, rows - top),
+            left,
+            wide,
+            wide,
+        )
+        for n in range(pictures)
+        for top in range(0, rows, high)
+        for left in range(0, columns, wide * count)
+    ]
 
 
 def most_parts(chunks: list[Parts]) -> int:

@@ -94,15 +94,14 @@ def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Ge
     chunks = _chunks(dy, bottom - top, tw, O, s * s * C, f)
     filters = _filters(weight, geometry, f, most_parts(chunks), turned=True)
     for parts in chunks:
-        tiles = _products(dy, filters, parts, tw, of_phases, f)
-        whole = tiles.pictures(biases)
-        phases = whole.view(*whole.shape[:-1], s * s, C)[..., : right - left, :, :]
-        pictures = parts.whole(dx)
-        together = [slice(None)] if parts.row_step == 0 else [slice(j, j + 1) for j in range(parts.count)]
+        whole = _products(dy, filters, parts, of_phases, f).pictures(biases)
+        phases, pictures = whole.view(*whole.shape[:-1], s * s, C), parts.whole(dx)
+        row = parts.first_row * f.outputs
+        together = [slice(None)] if parts.column_step == 0 else [slice(j, j + 1) for j in range(parts.count)]
         for some in together:
-            first = parts.row(some.start or 0) * f.outputs
-            rows = phases[some, :, : bottom - top - first]
-            copy_to_phases(rows, top + first, left, geometry, geometry.all_phases, pictures[some])
+            column = parts.column(some.start or 0) * f.outputs
+            inside = phases[some, :, : bottom - top - row, : right - left - column]
+            copy_to_phases(inside, top + row, left + column, geometry, geometry.all_phases, pictures[some])
     return dx
 
 
@@ -116,7 +115,7 @@ def weight_gradient(
     chunks, places = _chunks(x, OH, tw, s * s * C, O, f), f.inputs**2
     sums = workspace.empty("filters", (most_parts(chunks), places, O, s * s * C), x).zero_()
     for parts in chunks:
-        size = parts.count, parts.pictures, parts.rows, tw
+        size = parts.count, parts.pictures, parts.rows, parts.columns
         v = workspace.plan(_InputPlanes, x, f, size, s * s * C).read(x, parts, geometry)
         planes = workspace.plan(_OutputGradientPlanes, x, f, size, O)
         dm = planes.read(dy, parts)
@@ -143,14 +142,12 @@ def _filter(geometry: Geometry) -> MinimalFilter:
 
 
 def _chunks(like: Tensor, rows: int, tw: int, channels: int, outputs: int, f: MinimalFilter) -> list[Parts]:
-    """Rows of tiles in chunks, for outputs of so many rows."""
+    """Tiles in chunks, for outputs of so many rows and so many columns of tiles."""
     th, widest = -(-rows // f.outputs), max(channels, outputs)
-    intermediates = (
-        4 * f.outputs**2 * tw * widest
-    )  # V and M, and what lies halfway to each, of a row of tiles
+    intermediates = 4 * f.outputs**2 * widest  # V and M, and what lies halfway to each, of a tile
     threads = torch.get_num_threads() if like.device.type == "cpu" else 1
     count = threads if like.shape[0] * th * tw >= threads * widest else 1
-    return in_parts(like.shape[0], th, intermediates, like, count)
+    return in_parts(like.shape[0], th, tw, intermediates, like, count)
 
 
 def _transform(f: MinimalFilter, like: Tensor) -> Tensor:
@@ -196,15 +193,16 @@ def _convolved(
     chunks = _chunks(x, OH, tw, inputs, outputs, f)
     filters = _filters(weight, geometry, f, most_parts(chunks), turned=turned)
     for parts in chunks:
-        _products(x, filters, parts, tw, geometry, f).write(y, parts, bias, add=onto is not None)
+        _products(x, filters, parts, geometry, f).write(y, parts, bias, add=onto is not None)
     return y
 
 
 def _products(
-    x: Tensor, filters: Tensor, parts: Parts, tw: int, geometry: Geometry, f: MinimalFilter
+    x: Tensor, filters: Tensor, parts: Parts, geometry: Geometry, f: MinimalFilter
 ) -> "_OutputTiles":
     """M = V U of the tiles of all parts."""
-    size, workspace = (parts.count, parts.pictures, parts.rows, tw), local_workspace(__name__)
+    size = parts.count, parts.pictures, parts.rows, parts.columns
+    workspace = local_workspace(__name__)
     inputs, outputs = filters.shape[2:]
     tiles = workspace.plan(_OutputTiles, x, f, size, outputs)
     v = workspace.plan(_InputPlanes, x, f, size, inputs).read(x, parts, geometry)
