@@ -80,6 +80,15 @@ def profile_and_orientation(file):
         return image.info.get("icc_profile"), image.getexif().get(274, 1)
 
 
+def run(command, folder):
+    """What a command tells on its way, when it ends well."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "denoise_cli", *command.split()], cwd=folder, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stderr
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """All files, and what one command made of them with a model that blurs."""
@@ -93,12 +102,8 @@ def folder(tmp_path_factory):
     (folder / "in").mkdir()
     for number, each in enumerate(ALL):
         (folder / "in" / f"{number:03}.{each[0][0]}").write_bytes(file_of(*each))
-    command = "image in out --model blur.safetensors --sigma 5 --jobs 2"
-    told = subprocess.run(
-        [sys.executable, "-m", "denoise_cli", *command.split()], cwd=folder, capture_output=True, text=True
-    )
-    assert told.returncode == 0, told.stderr
-    lines = [line for line in told.stderr.splitlines() if not line.endswith("noise 5.0, as given")]
+    told = run("image in out --model blur.safetensors --sigma 5 --jobs 2", folder)
+    lines = [line for line in told.splitlines() if not line.endswith("noise 5.0, as given")]
     assert lines == [f"{len(ALL)} done"]  # nothing was lost
     return folder
 
@@ -128,3 +133,24 @@ def test_the_contract_is_kept(folder, kind):
         np.testing.assert_allclose(
             new[1:-1, 1:-1, :depth], wanted[1:-1, 1:-1], atol=np.iinfo(old.dtype).max / 255
         )
+
+
+def test_odd_sizes_go_through_the_usual_model(tmp_path):
+    sizes = [(1, 1), (1, 5000), (5000, 1), (3, 3)]
+    (tmp_path / "in").mkdir()
+    for size in sizes:
+        samples = noise((*size, 3))
+        (tmp_path / "in" / f"{size[0]}x{size[1]}.png").write_bytes(pillow(samples, "PNG"))
+    run("image in out", tmp_path)
+    for size in sizes:
+        name = f"{size[0]}x{size[1]}.png"
+        assert samples_of((tmp_path / "out" / name).read_bytes()).shape == (*size, 3)
+
+
+def test_a_large_odd_picture_goes_through(folder):
+    samples = np.tile(PHOTO, (8, 6, 1))[:4001, :3001]
+    (folder / "large.png").write_bytes(pillow(samples, "PNG", compress_level=1))
+    run("image large.png denoised.png --model blur.safetensors --sigma 5", folder)
+    blurred = uniform_filter(samples.astype(np.float32), (3, 3, 1), mode="mirror")
+    after = samples_of((folder / "denoised.png").read_bytes())
+    np.testing.assert_allclose(after[1:-1, 1:-1], blurred[1:-1, 1:-1], atol=2)  # the mean is kept locally
