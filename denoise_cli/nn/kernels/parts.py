@@ -19,7 +19,7 @@ from torch import Tensor
 from denoise_cli.nn.kernels.chunks import chunk_size, chunks_of_rows
 
 ROWS = 8
-"""Rows of tiles in a chunk of one picture. Windows reach beyond them: the more they are, the less it costs."""
+"""Rows of tiles in a chunk of one picture: what windows reach beyond them costs less the more they are."""
 
 
 @dataclass(frozen=True)
