@@ -14,6 +14,9 @@ memory:
 Each is the other's input gradient, with turned filters. With a stride s, the second form computes the s x s
 phases of dx, each from every s-th tap (see `shifted`); the kernel must then be a multiple of the stride.
 
+The weight gradient is done in parts (see `parts`), each with a sum of its own: a product with the columns of
+all would have every thread read what the others wrote.
+
 Error: that of a direct sum, about 1e-6 of the largest output in float32.
 """
 
@@ -30,9 +33,10 @@ from denoise_cli.nn.kernels.geometry import (
     phase_range,
 )
 from denoise_cli.nn.kernels.memory import empty
+from denoise_cli.nn.kernels.parts import in_parts
 
-FEW = 24
-"""Rows of a tap up to which the shifted sums are worth it."""
+FEW = 12
+"""Channels up to which columns are worth it: of what is gathered, or rows of a tap of what is spread."""
 
 
 def fits(geometry: Geometry) -> bool:
@@ -42,19 +46,18 @@ def fits(geometry: Geometry) -> bool:
 
 
 def is_worth_it(which: Map, geometry: Geometry, channels: int, out_channels: int) -> bool:
-    """Wherever columns are gathered, unless the kernel is a point; where they are spread, if they are few."""
+    """Whether one product outweighs the columns: not for a point, and of stride 1 for few channels alone."""
     if geometry.kernel == (1, 1):
         return False
-    backward = which == "input_gradient"
-    gathered = which == "weight_gradient" or _gathers(geometry, channels, out_channels) != backward
-    rows = channels * len(geometry.all_phases) if backward else out_channels
-    return gathered or rows <= FEW
+    if which == "input_gradient" and geometry.stride != (1, 1):
+        return channels * len(geometry.all_phases) <= FEW
+    return which == "weight_gradient" or geometry.stride != (1, 1) or min(channels, out_channels) <= FEW
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """y (N, OH, OW, O) = x (N, H, W, C) * weight (O, C, kh, kw) + bias (O,)."""
     O, C = weight.shape[:2]
-    if _gathers(geometry, C, O):
+    if geometry.stride != (1, 1) or not _spreads(C, O):
         return _gather(x, weight, bias, geometry)
     size = geometry.output_size((x.shape[1], x.shape[2]))
     turned = _turned(geometry)
@@ -64,7 +67,7 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) 
 def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, size: Pair) -> Tensor:
     """dx (N, H, W, C) from dy (N, OH, OW, O), plus a bias (C,)."""
     O, C = weight.shape[:2]
-    if _gathers(geometry, C, O):
+    if geometry.stride != (1, 1) or _spreads(O, C):
         return _spread(dy, weight, bias, geometry, size)
     return _gather(dy, weight.flip(2, 3).transpose(0, 1), bias, _turned(geometry))
 
@@ -74,7 +77,7 @@ def weight_gradient(
 ) -> None:
     """Adds dL/dweight (O, C, kh, kw) and dL/dbias (O,) in place."""
     O, C = d_weight.shape[:2]
-    if _gathers(geometry, C, O):
+    if geometry.stride != (1, 1) or C <= O:
         d_weight.add_(_column_products(x, dy, geometry).permute(3, 2, 0, 1))
     else:
         d_weight.add_(_column_products(dy, x, _turned(geometry)).flip(0, 1).permute(2, 3, 0, 1))
@@ -82,9 +85,9 @@ def weight_gradient(
         d_bias.add_(dy.sum((0, 1, 2)))
 
 
-def _gathers(geometry: Geometry, channels: int, out_channels: int) -> bool:
-    """Whether the forward gathers and the input gradient spreads, or the other way round."""
-    return channels <= out_channels or geometry.stride != (1, 1)
+def _spreads(ins: int, outs: int) -> bool:
+    """Whether a map of stride 1 is better spread than gathered."""
+    return outs <= min(ins, FEW)
 
 
 def _turned(geometry: Geometry) -> Geometry:
@@ -102,7 +105,7 @@ def _gather(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) 
     chunks = chunks_of_rows(N, OH, OW * max(matrix.shape[0], O), x)
     workspace = local_workspace(__name__)
     for pictures, first, last in chunks:
-        columns = _columns(x[pictures], first, last, OW, geometry, workspace)
+        (columns,) = _columns(x[None, pictures], first, last, OW, geometry, workspace)
         out = y[pictures, first:last].view(-1, O)
         if bias is None:
             torch.mm(columns, matrix, out=out)
@@ -151,25 +154,26 @@ def _column_products(x: Tensor, dy: Tensor, geometry: Geometry) -> Tensor:
     """columns(x)^T dy, (kh, kw, C, O)."""
     N, OH, OW, O = dy.shape
     (kh, kw), C = geometry.kernel, x.shape[3]
-    chunks = chunks_of_rows(N, OH, OW * max(kh * kw * C, O), x)
-    workspace = local_workspace(__name__)
-    total = x.new_zeros(kh * kw * C, O)
-    for pictures, first, last in chunks:
-        columns = _columns(x[pictures], first, last, OW, geometry, workspace)
-        total.addmm_(columns.T, dy[pictures, first:last].reshape(-1, O))
-    return total.view(kh, kw, C, O)
+    threads = torch.get_num_threads() if x.device.type == "cpu" else 1
+    count = threads if N % threads == 0 else 1
+    workspace, sums = local_workspace(__name__), x.new_zeros(count, kh * kw * C, O)
+    for parts in in_parts(N, OH, OW, max(kh * kw * C, O), x, count):
+        first, last = parts.first_row, parts.first_row + parts.rows
+        columns = _columns(parts.whole(x), first, last, OW, geometry, workspace)
+        sums.baddbmm_(columns.transpose(1, 2), parts.whole(dy)[:, :, first:last].reshape(count, -1, O))
+    return sums.sum(0).view(kh, kw, C, O)
 
 
 def _columns(x: Tensor, first: int, last: int, OW: int, geometry: Geometry, workspace: Workspace) -> Tensor:
-    """One row for each output pixel: its window's pixels, (n rows OW, kh kw C)."""
-    n, C = x.shape[0], x.shape[3]
+    """One row for each output pixel of `x` (parts, n, H, W, C), its window: (parts, n rows OW, kh kw C)."""
+    (parts, n), C = x.shape[:2], x.shape[4]
     (kh, kw), (sh, sw) = geometry.kernel, geometry.stride
     height, width = (last - first - 1) * sh + kh, (OW - 1) * sw + kw
-    window = workspace.empty("window", (n, height, width, C), x)
+    window = workspace.empty("window", (parts, n, height, width, C), x)
     copy_window(x, first * sh - geometry.padding[0], -geometry.padding[1], window)
     row = width * C
     # kw neighbouring pixels of C channels are contiguous
-    strides = (height * row, sh * row, sw * C, row, 1)
-    windows = window.as_strided((n, last - first, OW, kh, kw * C), strides)
-    columns = workspace.empty("columns", (n, last - first, OW, kh, kw * C), x)
-    return columns.copy_(windows).view(-1, kh * kw * C)
+    strides = (n * height * row, height * row, sh * row, sw * C, row, 1)
+    windows = window.as_strided((parts, n, last - first, OW, kh, kw * C), strides)
+    columns = workspace.empty("columns", (parts, n, last - first, OW, kh, kw * C), x)
+    return columns.copy_(windows).view(parts, -1, kh * kw * C)

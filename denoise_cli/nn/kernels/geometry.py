@@ -59,24 +59,24 @@ class Geometry:
 
 
 def copy_window(x: Tensor, top: int, left: int, out: Tensor) -> Tensor:
-    """Fills `out` (n, height, width, C) from the window of `x` (n, H, W, C) at row `top`, column `left`.
+    """Fills `out` (..., height, width, C) from the window of `x` (..., H, W, C) at row `top`, column `left`.
 
     Outside the picture there are zeros.
     """
-    height, width = out.shape[1:3]
-    y0, y1 = _overlap(top, x.shape[1], height)
-    x0, x1 = _overlap(left, x.shape[2], width)
+    height, width = out.shape[-3:-1]
+    y0, y1 = _overlap(top, x.shape[-3], height)
+    x0, x1 = _overlap(left, x.shape[-2], width)
     if y0 >= y1 or x0 >= x1:
         return out.zero_()
     if y0 > 0:
-        out[:, :y0].zero_()
+        out[..., :y0, :, :].zero_()
     if y1 < height:
-        out[:, y1:].zero_()
+        out[..., y1:, :, :].zero_()
     if x0 > 0:
-        out[:, y0:y1, :x0].zero_()
+        out[..., y0:y1, :x0, :].zero_()
     if x1 < width:
-        out[:, y0:y1, x1:].zero_()
-    out[:, y0:y1, x0:x1].copy_(x[:, top + y0 : top + y1, left + x0 : left + x1])
+        out[..., y0:y1, x1:, :].zero_()
+    out[..., y0:y1, x0:x1, :].copy_(x[..., top + y0 : top + y1, left + x0 : left + x1, :])
     return out
 
 

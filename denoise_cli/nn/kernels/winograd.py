@@ -66,7 +66,7 @@ def is_worth_it(which: Map, geometry: Geometry, channels: int, out_channels: int
     """Whether the products that are saved outweigh the transforms."""
     # with a stride, the windows of the other two maps are of all phases: s x s times as much to transform
     thin = geometry.stride == (1, 1) or which == "input_gradient"
-    return thin and min(channels, out_channels) >= 48
+    return thin and min(channels, out_channels) >= 32
 
 
 def forward(
