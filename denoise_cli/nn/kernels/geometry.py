@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from torch import Tensor
@@ -130,11 +131,20 @@ def copy_tile_columns(x: Tensor, parts: Parts, geometry: Geometry, halo: int, ou
                 pixel = source + step * (shift + parts.column(0) + c) * xw + j * xj
                 from_x = x.as_strided(size, (xj, xn, s * xh, step * xw, 1), pixel)
                 out.as_strided(size, (oj, on, oh, ot, 1), start + j * oj + c * ot).copy_(from_x)
-            for j, (c, d) in enumerate(spans):
+            for j, m, c, d in _alike(spans):
                 if c > 0:
-                    phase[j, place, :, a:b, :c].zero_()
+                    phase[j : j + m, place, :, a:b, :c].zero_()
                 if d < tiles:
-                    phase[j, place, :, a:b, d:tiles].zero_()
+                    phase[j : j + m, place, :, a:b, d:tiles].zero_()
+
+
+def _alike(spans: list[Pair]) -> Iterator[tuple[int, int, int, int]]:
+    """Parts j to j + m whose span is c to d, as (j, m, c, d)."""
+    j = 0
+    for (c, d), members in groupby(spans):
+        m = len(list(members))
+        yield j, m, c, d
+        j += m
 
 
 def _together(spans: list[Pair]) -> Iterator[tuple[int, int, int, int]]:

@@ -86,21 +86,13 @@ def in_parts(
     high = min(rows, ROWS)
     chunks = -(-columns * high * values_per_tile // chunk_size(like))
     wide = -(-columns // (chunks * count))
+    lefts = range(0, columns, wide * count)
+    counts = [-(-min(wide * count, columns - left) // wide) for left in lefts]
     return [
-        Parts(
-            -(-min(wide * count, columns - left) // wide),
-            n,
-            1,
-            0,
-            top,
-            min(high, rows - top),
-            left,
-            wide,
-            wide,
-        )
+        Parts(some, n, 1, 0, top, min(high, rows - top), left, wide, wide)
         for n in range(pictures)
         for top in range(0, rows, high)
-        for left in range(0, columns, wide * count)
+        for some, left in zip(counts, lefts, strict=True)
     ]
 
 
