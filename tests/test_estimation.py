@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from scipy.fft import dctn
 from skimage import data
 
 from denoise_cli.estimation import estimate_sigma, overall_sigma
+from denoise_cli.estimation.blocks import SIDE, block_energies
 from denoise_cli.estimation.white import _clipped_moments
 from denoise_cli.images.picture import Picture
 
@@ -21,6 +23,13 @@ def test_is_within_a_tenth_of_gaussian_noise(name, sigma):
     samples = np.rint(np.clip(noisy(picture, sigma), 0, 255)).astype(np.uint8)
     for pixels in (unclipped, samples):
         assert overall_sigma(estimate_sigma(pixels)) == pytest.approx(sigma, rel=0.1)
+
+
+def test_energies_are_those_of_the_orthonormal_cosine_transform():
+    blocks = np.random.default_rng(0).normal(0, 50, (3, 40, SIDE, SIDE)).astype(np.float32)
+    wanted = dctn(blocks, axes=(-2, -1), norm="ortho") ** 2
+    energies = block_energies(blocks.reshape(3, 40, SIDE**2))
+    np.testing.assert_allclose(energies, wanted.reshape(energies.shape), rtol=1e-3, atol=0.01)
 
 
 def test_a_clean_photograph_has_next_to_none():

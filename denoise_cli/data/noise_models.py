@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
-from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped, unused-ignore]
 from torch import Tensor
 
 from denoise_cli.images import to_pixels, to_tensor
@@ -228,14 +227,14 @@ def white(shape: tuple[int, ...], sigma: float, generator: np.random.Generator) 
 
 def blur(x: Pixels, radius: float) -> Pixels:
     """A Gaussian blur of rows and columns with this standard deviation, in pixels."""
-    return x if radius < 0.1 else gaussian_filter(x, radius, mode="reflect", axes=(0, 1))
+    return x if radius < 0.1 else _gaussian_filter(x, radius, mode="reflect", axes=(0, 1))
 
 
 def blur_gain(radius: float) -> float:
     """What `blur` multiplies the standard deviation of white noise by."""
     impulse = np.zeros((8 * int(radius + 1) + 1, 1, 1))
     impulse[len(impulse) // 2] = 1
-    line = impulse if radius < 0.1 else gaussian_filter(impulse, radius, axes=(0,), mode="constant")
+    line = impulse if radius < 0.1 else _gaussian_filter(impulse, radius, axes=(0,), mode="constant")
     return float(np.sum(line**2))  # the norm of the line, once for the rows and once for the columns
 
 
@@ -274,3 +273,11 @@ def pick(values: Pixels, generator: np.random.Generator) -> Pixels:
     height, width, count, _ = values.shape
     chosen = generator.integers(count, size=(height, width, 1, 1))
     return np.take_along_axis(values, chosen, axis=2)[:, :, 0]
+
+
+def _gaussian_filter(x: NDArray[Any], radius: float, **more: Any) -> NDArray[Any]:
+    """That of scipy, whose import would take a tenth of a second of every command."""
+    from scipy.ndimage import gaussian_filter  # type: ignore[import-untyped, unused-ignore]
+
+    filtered: NDArray[Any] = gaussian_filter(x, radius, **more)
+    return filtered

@@ -659,6 +659,18 @@ def test_an_unreadable_file_and_a_read_only_folder(here):
     assert list(Path("shut").iterdir()) == []
 
 
+def test_a_picture_waits_for_no_library_that_it_does_not_need(here):
+    save("in.png")
+    arguments = ["image", "in.png", "out.png", "--model", "blur.safetensors", "--quiet"]
+    code = f"import sys; from denoise_cli.cli.app import app; app({arguments}, standalone_mode=False)"
+    late = "; print({'scipy', 'skimage', 'matplotlib', 'optuna', 'tifffile'} & {*sys.modules})"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        [sys.executable, "-c", code + late], capture_output=True, text=True, check=True, env=environment
+    )
+    assert ended.stdout == "set()\n"
+
+
 def test_json(here):
     save("photos/a.png")
     Path("photos/b.png").write_text("a text")
