@@ -25,6 +25,7 @@ from denoise_cli.errors import DenoiseError
 from denoise_cli.images import FORMATS, MAX_PIXELS, encode_pages, read_pages, read_picture
 from denoise_cli.images.exif import Block, block, directories, parse, parsed
 
+ROOT = Path(__file__).parent.parent.parent
 KINDS = every_kind()
 
 
@@ -95,20 +96,25 @@ def test_a_batch_of_mutations_ends_in_whole_pictures_and_one_line_each(tmp_path)
     (tmp_path / "in").mkdir()
     for path, data in inputs.items():
         path.write_bytes(data)
-    command = [sys.executable, "-m", "denoise_cli", "image", "in", "out", "--model", "tiny.safetensors"]
-    with (tmp_path / "told").open("wb") as told:
-        process = subprocess.Popen([*command, "--sigma", "5", "--jobs", "2"], cwd=tmp_path, stderr=told)
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    lines = (tmp_path / "told").read_text().splitlines()
+    arguments = ["image", "in", "out", "--model", "tiny.safetensors", "--sigma", "5", "--jobs", "2"]
+    code = f"from denoise_cli.cli.app import app; app({arguments})"
+    peak = "atexit.register(lambda: print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]))"
+    ended = subprocess.run(
+        [sys.executable, "-c", f"import atexit; {peak}; {code}"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    lines = ended.stderr.splitlines()
+    assert ended.returncode == 1
     failed = sum(line.startswith("failed: in/") for line in lines)
     outputs = list((tmp_path / "out").iterdir())
-    assert process.returncode == 1
     assert failed + len(outputs) == len(inputs)
     assert 0 < failed < len(inputs)
     assert lines[-failed - 1].startswith(f"{len(outputs)} done, {failed} failed:")
     assert "Traceback" not in "".join(lines)
-    assert usage.ru_maxrss < 2**20  # kilobytes
+    assert int(ended.stdout) < 2**20  # kilobytes
     assert {path: path.read_bytes() for path in inputs} == inputs
     for path in outputs:
         assert path.name in {each.name for each in inputs}  # no temporary file is left
