@@ -142,9 +142,9 @@ def _files_in(folder: Path, suffixes: set[str], *, recursive: bool) -> Iterator[
     """
     closed: list[Path] = []
     for place, folders, names in os.walk(folder, onerror=lambda error: closed.append(Path(error.filename))):
-        folders[:] = sorted(each for each in folders if recursive and not each.startswith("."))
+        folders[:] = sorted(each for each in folders if recursive and not is_hidden(Path(each)))
         for name in sorted(names):
-            if not name.startswith("."):
+            if not is_hidden(Path(name)):
                 path = Path(place) / name
                 readable = path.suffix.lower() in suffixes
                 yield Found(path, path.relative_to(folder), root=folder, readable=readable)

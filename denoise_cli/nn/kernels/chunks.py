@@ -25,6 +25,11 @@ Chunk = tuple[slice, int, int]
 """Pictures, first row, last row + 1."""
 
 
+def threads(like: Tensor) -> int:
+    """How many threads share an operation on such tensors: one where it is not the CPU that computes."""
+    return torch.get_num_threads() if like.device.type == "cpu" else 1
+
+
 def chunk_size(like: Tensor) -> int:
     """Values that the intermediates of a chunk take."""
     return CHUNK * torch.get_num_threads() if like.device.type == "cpu" else 2**62

@@ -23,7 +23,7 @@ Error: that of a direct sum, about 1e-6 of the largest output in float32.
 import torch
 from torch import Tensor
 
-from denoise_cli.nn.kernels.chunks import Workspace, chunks_of_rows, local_workspace
+from denoise_cli.nn.kernels.chunks import Workspace, chunks_of_rows, local_workspace, threads
 from denoise_cli.nn.kernels.geometry import (
     Geometry,
     Map,
@@ -154,8 +154,7 @@ def _column_products(x: Tensor, dy: Tensor, geometry: Geometry) -> Tensor:
     """columns(x)^T dy, (kh, kw, C, O)."""
     N, OH, OW, O = dy.shape
     (kh, kw), C = geometry.kernel, x.shape[3]
-    threads = torch.get_num_threads() if x.device.type == "cpu" else 1
-    count = threads if N % threads == 0 else 1
+    count = threads(x) if N % threads(x) == 0 else 1
     workspace, sums = local_workspace(__name__), x.new_zeros(count, kh * kw * C, O)
     for parts in in_parts(N, OH, OW, max(kh * kw * C, O), x, count):
         first, last = parts.first_row, parts.first_row + parts.rows

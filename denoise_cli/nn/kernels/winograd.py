@@ -33,7 +33,7 @@ Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVP
 import torch
 from torch import Tensor
 
-from denoise_cli.nn.kernels.chunks import Workspace, local_workspace
+from denoise_cli.nn.kernels.chunks import Workspace, local_workspace, threads
 from denoise_cli.nn.kernels.geometry import (
     Geometry,
     Map,
@@ -145,8 +145,7 @@ def _chunks(like: Tensor, rows: int, tw: int, channels: int, outputs: int, f: Mi
     """Tiles in chunks, for outputs of so many rows and so many columns of tiles."""
     th, widest = -(-rows // f.outputs), max(channels, outputs)
     intermediates = 4 * f.outputs**2 * widest  # V and M, and what lies halfway to each, of a tile
-    threads = torch.get_num_threads() if like.device.type == "cpu" else 1
-    count = threads if like.shape[0] * th * tw >= threads * widest else 1
+    count = threads(like) if like.shape[0] * th * tw >= threads(like) * widest else 1
     return in_parts(like.shape[0], th, tw, intermediates, like, count)
 
 
