@@ -12,11 +12,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from denoise_cli.nn import kernels
-from denoise_cli.nn.kernels import KERNELS, chunks, depthwise, memory
+from denoise_cli.nn.kernels import KERNELS, chunks, depthwise, memory, winograd
 from denoise_cli.nn.kernels.chunks import Scratch, Workspace
 from denoise_cli.nn.kernels.geometry import Geometry
 from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_3, MinimalFilter, Steps
-from denoise_cli.nn.kernels.products import fast_products
+from denoise_cli.nn.kernels.products import products_of
+from denoise_cli.nn.precision import products_in
 
 GEOMETRIES = [
     Geometry((3, 3), padding=(1, 1)),
@@ -111,6 +112,20 @@ def test_stated_error_in_float32(kernel: ModuleType, g: Geometry) -> None:
     case = random_case(g, 2, 64, 48, (21, 18), torch.float32)
     exact = theirs(*(t.double() for t in case), g)
     assert max(errors([t.double() for t in ours(kernel, *case, g)], exact)) < 4e-6
+
+
+@pytest.mark.parametrize(("kernel", "g"), CASES)
+@pytest.mark.usefixtures("rounded_by_kernels")
+def test_stated_error_in_bfloat16(kernel: ModuleType, g: Geometry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a kernel rounds its factors, its error is that of bfloat16: up to 1 % of the largest value."""
+    torch.manual_seed(0)
+    case = random_case(g, 2, 64, 48, (21, 18), torch.float32)
+    exact = theirs(*(t.double() for t in case), g)
+    monkeypatch.setattr(kernels, "choose", lambda *_: kernel)
+    with products_in("bf16"):
+        worst = max(errors([t.double() for t in ours(kernels, *case, g)], exact))
+    assert worst < 1e-2
+    assert (worst > 1e-4) == (kernel is not winograd)
 
 
 @pytest.mark.parametrize(("kernel", "g"), CASES)
@@ -292,9 +307,9 @@ def test_a_plan_lies_in_one_memory() -> None:
     assert [t.untyped_storage().data_ptr() for t in tensors] == 3 * [block]
 
 
-def test_fast_products_do_not_round_their_factors() -> None:
+def test_products_in_float32_do_not_round_their_factors() -> None:
     a, b = torch.randn(300, 200), torch.randn(200, 100)
-    with fast_products(a):
+    with products_of(a, torch.empty(64, 64, 3, 3)):
         product = a @ b
     assert torch.get_float32_matmul_precision() == "highest"
     exact = a.double() @ b.double()

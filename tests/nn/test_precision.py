@@ -49,6 +49,16 @@ def test_a_network_changes_by_the_rounding_of_its_factors() -> None:
     assert not torch.equal(results[0][0], results[1][0])
 
 
+@pytest.mark.usefixtures("rounded_by_kernels")
+def test_kernels_do_not_round_where_the_channels_are_the_picture() -> None:
+    """Of a picture in bfloat16, 8 bits would be left."""
+    net = build([NET[0], "relu", NET[-1]])
+    x = picture((1, 3, 16, 16), dtype=torch.float32)
+    exact = net.forward(x)
+    with products_in("bf16"):
+        assert torch.equal(net.forward(x), exact)
+
+
 def test_torchs_newer_settings_are_left_alone() -> None:
     """In a process of its own: torch has no way back from them."""
     code = """

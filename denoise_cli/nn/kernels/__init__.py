@@ -15,7 +15,7 @@ from torch import Tensor
 
 from denoise_cli.nn.kernels import columns, shifted, winograd
 from denoise_cli.nn.kernels.geometry import Geometry, Map, Pair
-from denoise_cli.nn.kernels.products import fast_products
+from denoise_cli.nn.kernels.products import products_of
 
 KERNELS: dict[str, ModuleType] = {"winograd": winograd, "columns": columns, "shifted": shifted}
 """In the order of preference where several are worth it; the last fits everything."""
@@ -34,24 +34,24 @@ def choose(which: Map, geometry: Geometry, channels: int, out_channels: int) -> 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
     """y (N, OH, OW, O) = x (N, H, W, C) * weight (O, C, kh, kw) + bias (O,)."""
-    kernel = choose("forward", geometry, weight.shape[1], weight.shape[0])
-    with fast_products(x):
+    with products_of(x, weight):
+        kernel = choose("forward", geometry, weight.shape[1], weight.shape[0])
         y: Tensor = kernel.forward(x, weight, bias, geometry)
     return y
 
 
 def forward_onto(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, onto: Tensor) -> Tensor:
     """`onto` (N, OH, OW, O) + y, in its memory; Winograd's kernel needs no other."""
-    if choose("forward", geometry, weight.shape[1], weight.shape[0]) is not winograd:
-        return onto.add_(forward(x, weight, bias, geometry))
-    with fast_products(x):
-        return winograd.forward(x, weight, bias, geometry, onto)
+    with products_of(x, weight):
+        if choose("forward", geometry, weight.shape[1], weight.shape[0]) is winograd:
+            return winograd.forward(x, weight, bias, geometry, onto)
+    return onto.add_(forward(x, weight, bias, geometry))
 
 
 def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, size: Pair) -> Tensor:
     """dx (N, H, W, C) for pictures of `size` from dy (N, OH, OW, O), plus a bias (C,) if there is one."""
-    kernel = choose("input_gradient", geometry, weight.shape[1], weight.shape[0])
-    with fast_products(dy):
+    with products_of(dy, weight):
+        kernel = choose("input_gradient", geometry, weight.shape[1], weight.shape[0])
         dx: Tensor = kernel.input_gradient(dy, weight, bias, geometry, size)
     return dx
 
@@ -60,6 +60,6 @@ def weight_gradient(
     x: Tensor, dy: Tensor, d_weight: Tensor, d_bias: Tensor | None, geometry: Geometry
 ) -> None:
     """Adds dL/dweight (O, C, kh, kw) and dL/dbias (O,) in place."""
-    kernel = choose("weight_gradient", geometry, d_weight.shape[1], d_weight.shape[0])
-    with fast_products(x):
+    with products_of(x, d_weight):
+        kernel = choose("weight_gradient", geometry, d_weight.shape[1], d_weight.shape[0])
         kernel.weight_gradient(x, dy, d_weight, d_bias, geometry)

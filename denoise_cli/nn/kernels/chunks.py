@@ -73,12 +73,18 @@ class Workspace:
         self._plans: dict[Any, Any] = {}
         self._ends: dict[torch.device, int] = {}
 
-    def empty(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """An uninitialised tensor that is valid until the same name is asked for again."""
-        key, size = (name, like.dtype, like.device), prod(shape)
+    def empty(
+        self, name: str, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """An uninitialised tensor of `like`'s device and dtype, or of another dtype.
+
+        It is valid until the same name and dtype are asked for again.
+        """
+        dtype = dtype or like.dtype
+        key, size = (name, dtype, like.device), prod(shape)
         buffer = self._buffers.get(key)
         if buffer is None or buffer.numel() < size:
-            buffer = self._buffer(key, size * like.element_size())
+            buffer = self._buffer(key, size * dtype.itemsize)
         return buffer[:size].view(shape)
 
     def plan(self, make: Callable[..., Plan], like: Tensor, *sizes: Hashable) -> Plan:

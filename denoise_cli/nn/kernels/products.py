@@ -1,33 +1,92 @@
-"""Float32 matrix products by the faster of the libraries that torch carries.
+"""Matrix products, by the fastest way that the precision asked for allows.
 
-torch hands float32 products to MKL, which has code for AVX2 only where the processor is not Intel's. Where
-factors may be rounded to bfloat16, it hands them to oneDNN. That library rounds them only where the processor
-multiplies matrices of bfloat16 by itself (AMX); elsewhere it keeps float32, and with AVX-512 it is up to 2.4
-times as fast as MKL. So rounding is allowed exactly where oneDNN, asked once, makes no use of it.
+Float32. torch hands products to MKL, which has code for AVX2 only where the processor is not Intel's. Where
+factors may be rounded to bfloat16, it hands them to oneDNN. That library rounds them only where the
+processor has units for matrices of bfloat16 (AMX); elsewhere it keeps float32, and with AVX-512 it is up to
+2.4 times as fast as MKL. So rounding is allowed exactly where oneDNN, asked once, makes no use of it.
+
+bfloat16. With AMX, oneDNN rounds the factors itself. A processor that has no more than instructions for
+products of bfloat16 (AVX512-BF16) is twice as fast with them, but oneDNN uses them only for tensors of that
+type. There `columns` and `shifted` round the factors of wide layers as they gather them, and `multiply`
+their product; Winograd's kernel does not, as the copies would cost what they save. A layer of few channels
+keeps float32: it has little to gain, and in the first and the last layer the channels are the picture, of
+which 8 bits would be left.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from denoise_cli.nn.kernels.chunks import Workspace
 from denoise_cli.nn.precision import matmul_precision
+
+WIDE = 32
+"""Channels from which factors are rounded by the kernels."""
+
+
+class _Mode(threading.local):
+    dtype: torch.dtype | None = None
+
+
+_mode = _Mode()
 
 
 @contextmanager
-def fast_products(like: Tensor) -> Iterator[None]:
-    """Inside, float32 products of tensors on `like`'s device are as fast as they can be without rounding."""
+def products_of(x: Tensor, weight: Tensor) -> Iterator[None]:
+    """Inside, the products that convolve `x` with a weight (O, C, kh, kw) are as fast as they may be."""
     allowed = matmul_precision()
-    if like.device.type != "cpu" or allowed != "highest" or not _onednn_keeps_float32():
+    if x.device.type != "cpu" or allowed not in ("highest", "medium") or not _onednn_keeps_float32():
         yield
         return
+    wide = min(weight.shape[:2]) >= WIDE and x.dtype == torch.float32
+    if allowed == "medium" and wide and _multiplies_bfloat16():
+        _mode.dtype = torch.bfloat16
     torch.set_float32_matmul_precision("medium")
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(allowed)
+        _mode.dtype = None
+
+
+def rounds_factors() -> bool:
+    """Whether the kernels round the factors of their products."""
+    return _mode.dtype is not None
+
+
+def factor_type(like: Tensor) -> torch.dtype:
+    """What the factors of products are rounded to by the kernels: bfloat16, or `like`'s own type."""
+    return _mode.dtype or like.dtype
+
+
+def factor(x: Tensor, name: str, workspace: Workspace) -> Tensor:
+    """`x` as a factor of products: itself, or rounded in scratch memory of that name."""
+    dtype = factor_type(x)
+    return x if x.dtype == dtype else workspace.empty(name, tuple(x.shape), x, dtype).copy_(x)
+
+
+def multiply(a: Tensor, b: Tensor, out: Tensor, workspace: Workspace, plus: Tensor | None = None) -> None:
+    """out = a b + plus, of matrices or of batches of them, whose factors may be of a shorter type than `out`.
+
+    With `out` itself as `plus`, the product is added to it.
+    """
+    product, product_and_sum = (torch.mm, torch.addmm) if a.dim() == 2 else (torch.bmm, torch.baddbmm)
+    if a.dtype == out.dtype:
+        if plus is None:
+            product(a, b, out=out)
+        else:
+            product_and_sum(plus, a, b, out=out)
+        return
+    shorter = product(a, b, out=workspace.empty("product", tuple(out.shape), out, a.dtype))
+    if plus is None:
+        out.copy_(shorter)
+    else:
+        torch.add(shorter, plus, out=out)
 
 
 @cache
@@ -40,3 +99,10 @@ def _onednn_keeps_float32() -> bool:
         return bool(((factor @ torch.eye(64)) == factor).all())
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@cache
+def _multiplies_bfloat16() -> bool:
+    """Whether the processor has instructions for it, as far as this version of torch can tell."""
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16"))

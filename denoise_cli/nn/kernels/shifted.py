@@ -35,6 +35,7 @@ from denoise_cli.nn.kernels.geometry import (
     phase_range,
 )
 from denoise_cli.nn.kernels.memory import empty
+from denoise_cli.nn.kernels.products import factor, factor_type, multiply
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,11 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) 
     N, H, W, C = x.shape
     O = weight.shape[0]
     OH, OW = geometry.output_size((H, W))
-    steps = plan(geometry)
+    steps, workspace = plan(geometry), local_workspace(__name__)
+    weight = factor(weight, "weight", workspace)
     matrices = [group.matrix(weight) for group in steps.groups]
     y = empty((N, OH, OW, O), x)
     chunks = chunks_of_rows(N, OH, (OW + steps.halo[1]) * max(C * len(steps.phases), O), x)
-    workspace = local_workspace(__name__)
     for pictures, first, last in chunks:
         rows, (n, height, width) = _input_rows(x, pictures, first, last, OW, steps, workspace)
         target = y[pictures, first:last]
@@ -120,7 +121,8 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) 
         for k, (group, matrix) in enumerate(zip(steps.groups, matrices, strict=True)):
             begin, end = _span(group, steps, height, width, n)
             part = rows[begin:end, group.channels(C)]
-            _product(part, matrix, out[: end - begin], accumulate=k > 0)
+            some = out[: end - begin]
+            multiply(part, matrix, some, workspace, plus=some if k > 0 else None)
         if not direct:
             target.copy_(out.view(n, height, width, O)[:, : last - first, :OW])
         if bias is not None:
@@ -132,9 +134,10 @@ def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Ge
     """dx (N, H, W, C) from dy (N, OH, OW, O); as a transposed convolution, `bias` (C,) is added to it."""
     N, _, _, O = dy.shape
     C = weight.shape[1]
-    steps = plan(geometry)
+    steps, workspace = plan(geometry), local_workspace(__name__)
     hy, hx = steps.halo
     (q0, q1), (c0, c1) = phase_range(geometry, size, 0), phase_range(geometry, size, 1)
+    weight = factor(weight, "weight", workspace)
     matrices = [group.matrix(weight).T.contiguous() for group in steps.groups]
     complete = len(steps.phases) == len(geometry.all_phases)
     dx = empty((N, *size, C), dy)
@@ -144,12 +147,11 @@ def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Ge
             dx.add_(bias)
     channels = len(steps.phases) * C
     chunks = chunks_of_rows(N, q1 - q0, (c1 - c0 + hx) * max(channels, O), dy)
-    workspace = local_workspace(__name__)
     for pictures, first, last in chunks:
         part = dy[pictures]
         n, height, width = part.shape[0], last - first + hy, c1 - c0 + hx
         top = q0 + first - hy
-        window = workspace.empty("window", (n, height, width, O), dy)
+        window = workspace.empty("window", (n, height, width, O), dy, factor_type(dy))
         rows = copy_window(part, top, c0 - hx, window).view(-1, O)
         out = workspace.empty("sums", (n * height * width, channels), dy)
         started: set[int] = set()
@@ -157,7 +159,7 @@ def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Ge
             # a window row is (hy - offset) rows before the output row it adds to
             begin = (hy - group.offset[0]) * width + hx - group.offset[1]
             count = n * height * width - hy * width - hx
-            _add_columns(rows[begin : begin + count], matrix, out[:count], group, C, started)
+            _add_columns(rows[begin : begin + count], matrix, out[:count], group, C, started, workspace)
         sums = out.view(n, height, width, len(steps.phases), C)[:, : last - first, : c1 - c0]
         if bias is not None:
             sums.add_(bias)
@@ -180,12 +182,13 @@ def weight_gradient(
         part = dy[pictures, first:last]
         if (height, width) != part.shape[1:3] or not part.is_contiguous():
             part = copy_window(part, 0, 0, workspace.empty("dy", (n, height, width, O), dy))
-        d_rows = part.view(-1, O)
+        if d_bias is not None:
+            d_bias.add_(part.view(-1, O).sum(0))
+        d_rows = factor(part, "factor", workspace).view(-1, O)
         for group, d_matrix in zip(steps.groups, d_matrices, strict=True):
             begin, end = _span(group, steps, height, width, n)
-            d_matrix.addmm_(rows[begin:end, group.channels(C)].T, d_rows[: end - begin])
-        if d_bias is not None:
-            d_bias.add_(d_rows.sum(0))
+            columns = rows[begin:end, group.channels(C)].T
+            multiply(columns, d_rows[: end - begin], d_matrix, workspace, plus=d_matrix)
     for group, d_matrix in zip(steps.groups, d_matrices, strict=True):
         for (i, j), block in zip(group.taps, torch.split(d_matrix, C), strict=True):
             d_weight[:, :, i, j].add_(block.T)
@@ -202,8 +205,8 @@ def _input_rows(
     if steps.geometry.is_plain and steps.geometry.padding == (0, 0) and steps.halo == (0, 0):
         whole = x[:, first:last]
         if whole.is_contiguous():
-            return whole.view(-1, C), (n, height, width)
-    window = workspace.empty("window", (n, height, width, phases * C), x)
+            return factor(whole, "window", workspace).view(-1, C), (n, height, width)
+    window = workspace.empty("window", (n, height, width, phases * C), x, factor_type(x))
     copy_phases(x, first, 0, steps.geometry, steps.phases, window)
     return window.view(-1, phases * C), (n, height, width)
 
@@ -214,20 +217,21 @@ def _span(group: Group, steps: Plan, height: int, width: int, n: int) -> Pair:
     return begin, begin + n * height * width - steps.halo[0] * width - steps.halo[1]
 
 
-def _product(a: Tensor, b: Tensor, out: Tensor, *, accumulate: bool) -> None:
-    if accumulate:
-        out.addmm_(a, b)
-    else:
-        torch.mm(a, b, out=out)
-
-
-def _add_columns(rows: Tensor, matrix: Tensor, out: Tensor, group: Group, C: int, started: set[int]) -> None:
+def _add_columns(
+    rows: Tensor,
+    matrix: Tensor,
+    out: Tensor,
+    group: Group,
+    C: int,
+    started: set[int],
+    workspace: Workspace,
+) -> None:
     """out[:, phases of the group] += rows @ matrix; the first product into a phase overwrites."""
     for begin, end, fresh in _runs(group, started):
         k = group.first_phase
         columns = out[:, begin * C : end * C]
         part = matrix[:, (begin - k) * C : (end - k) * C]
-        _product(rows, part, columns, accumulate=not fresh)
+        multiply(rows, part, columns, workspace, plus=None if fresh else columns)
     started.update(range(group.first_phase, group.first_phase + len(group.taps)))
 
 
