@@ -3,8 +3,9 @@
     python -m tests.benchmarks.engine [--json FILE] [--repeats N] [--precision bf16] [WORK ...]
 
 Every work is run by three engines in turn - ours, torch.nn in its default layout, torch.nn in channels-last -
-and the medians are compared with the better of the latter two. Memory is the peak of a fresh process above
-what it held before the first run. Nothing is asserted: the figures belong to the machine.
+and the medians are compared with the better of the latter two. In bf16, torch.nn runs under autocast, which
+keeps activations in bfloat16, too. Memory is the peak of a fresh process above what it held before the first
+run. Nothing is asserted: the figures belong to the machine.
 """
 
 import argparse
@@ -15,8 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,21 +113,24 @@ WORKS: dict[str, tuple[str, list[Any], tuple[int, ...], bool]] = {
 """name -> (what it is, spec, input shape, whether it trains)."""
 
 
-def run_of(engine: str, work: str) -> Run:
+def run_of(engine: str, work: str, precision: Precision) -> Run:
     """One repetition of a work by an engine: a training step, or a forward."""
     _, spec, shape, trains = WORKS[work]
     torch.manual_seed(0)
-    return ours(spec, shape, trains) if engine == "ours" else theirs(spec, shape, trains, LAYOUTS[engine])
+    if engine == "ours":
+        return ours(spec, shape, trains, precision)
+    return theirs(spec, shape, trains, precision, LAYOUTS[engine])
 
 
-def ours(spec: list[Any], shape: tuple[int, ...], trains: bool) -> Run:
+def ours(spec: list[Any], shape: tuple[int, ...], trains: bool, precision: Precision) -> Run:
     net = build(copy.deepcopy(spec)).train(trains)
     x, target = (torch.rand(shape).contiguous(memory_format=torch.channels_last) for _ in range(2))
     if not trains:
-        return lambda: net.forward(x)
+        return products_in(precision)(lambda: net.forward(x))
     net.skip_input_gradient()
     optimizer, loss = SGD(net.param(), lr=1e-3), MSE()
 
+    @products_in(precision)
     def step() -> None:
         optimizer.zero_grad()
         loss.forward(net.forward(x), target)
@@ -137,13 +140,18 @@ def ours(spec: list[Any], shape: tuple[int, ...], trains: bool) -> Run:
     return step
 
 
-def theirs(spec: list[Any], shape: tuple[int, ...], trains: bool, layout: torch.memory_format) -> Run:
+def theirs(
+    spec: list[Any], shape: tuple[int, ...], trains: bool, precision: Precision, layout: torch.memory_format
+) -> Run:
+    def shortened() -> torch.autocast:
+        return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+
     net = twin(spec).to(memory_format=layout)
     x, target = (torch.rand(shape).contiguous(memory_format=layout) for _ in range(2))
     if not trains:
 
         def infer() -> Tensor:
-            with torch.inference_mode():
+            with torch.inference_mode(), shortened():
                 return net(x)
 
         return infer
@@ -151,7 +159,9 @@ def theirs(spec: list[Any], shape: tuple[int, ...], trains: bool, layout: torch.
 
     def step() -> None:
         optimizer.zero_grad()
-        nn.functional.mse_loss(net(x), target).backward()
+        with shortened():
+            y = net(x)
+        nn.functional.mse_loss(y.float(), target).backward()
         optimizer.step()
 
     return step
@@ -169,29 +179,16 @@ def medians(runs: dict[str, Run], repeats: int) -> dict[str, float]:
     return {engine: statistics.median(values) for engine, values in times.items()}
 
 
-@contextmanager
-def convolutions_in(precision: Precision) -> Iterator[None]:
-    """The same permission for the convolutions of torch.nn, from the version of torch that knows it."""
-    settings = getattr(torch.backends.mkldnn, "conv", None)
-    if precision == "float32" or settings is None:
-        yield
-        return
-    before, settings.fp32_precision = settings.fp32_precision, "bf16"
-    try:
-        yield
-    finally:
-        settings.fp32_precision = before
-
-
-def peak_memory(work: str, engine: str) -> float:
+def peak_memory(work: str, engine: str, precision: Precision) -> float:
     """Megabytes that a fresh process takes at most, above what it held before the first repetition."""
-    command = [sys.executable, "-m", "tests.benchmarks.engine", "--peak", engine, work]
+    command = [sys.executable, "-m", "tests.benchmarks.engine", work]
+    command += ["--peak", engine, "--precision", precision]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def measure_peak(work: str, engine: str) -> float:
+def measure_peak(work: str, engine: str, precision: Precision) -> float:
     """`peak_memory` of this process; Linux only."""
-    run = run_of(engine, work)
+    run = run_of(engine, work, precision)
     Path("/proc/self/clear_refs").write_text("5")  # begin the high-water mark anew
     before = _status("VmRSS")
     for _ in range(3):
@@ -207,9 +204,8 @@ def _status(key: str) -> int:
 
 def measure(work: str, repeats: int, precision: Precision) -> dict[str, Any]:
     """One row of the table. Ratios are against the better of torch.nn's two layouts."""
-    with products_in(precision), convolutions_in(precision):
-        times = medians({engine: run_of(engine, work) for engine in ENGINES}, repeats)
-    memory = {engine: peak_memory(work, engine) for engine in ENGINES}
+    times = medians({engine: run_of(engine, work, precision) for engine in ENGINES}, repeats)
+    memory = {engine: peak_memory(work, engine, precision) for engine in ENGINES}
     row: dict[str, Any] = {"work": WORKS[work][0]}
     row["milliseconds"] = {engine: round(1e3 * value, 1) for engine, value in times.items()}
     row["megabytes"] = {engine: round(value, 1) for engine, value in memory.items()}
@@ -255,11 +251,16 @@ def main() -> None:
     parser.add_argument("works", nargs="*", metavar="WORK", help=", ".join(WORKS))
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of products, in both")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="of products; bf16: torch.nn under autocast",
+    )
     parser.add_argument("--peak", choices=ENGINES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peak:
-        print(measure_peak(arguments.works[0], arguments.peak))
+        print(measure_peak(arguments.works[0], arguments.peak, arguments.precision))
         return
     rows, title = [], machine(arguments.precision)
     for work in arguments.works or WORKS:

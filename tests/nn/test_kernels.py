@@ -117,7 +117,7 @@ def test_stated_error_in_float32(kernel: ModuleType, g: Geometry) -> None:
 @pytest.mark.parametrize(("kernel", "g"), CASES)
 @pytest.mark.usefixtures("rounded_by_kernels")
 def test_stated_error_in_bfloat16(kernel: ModuleType, g: Geometry, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a kernel rounds its factors, its error is that of bfloat16: up to 1 % of the largest value."""
+    """Where a kernel rounds its factors, it is off by up to 1 % of the largest value."""
     torch.manual_seed(0)
     case = random_case(g, 2, 64, 48, (21, 18), torch.float32)
     exact = theirs(*(t.double() for t in case), g)

@@ -39,9 +39,6 @@ from denoise_cli.nn.kernels.products import factor, factor_type, multiply, round
 FEW = 12
 """Channels up to which columns are worth it: of what is gathered, or rows of a tap of what is spread."""
 
-FEW_ROUNDED = 63
-"""The same where factors are rounded: half the bytes to gather, and products of twice the speed."""
-
 
 def fits(geometry: Geometry) -> bool:
     """Whether this kernel computes such a convolution, in any of its three maps."""
@@ -55,8 +52,9 @@ def is_worth_it(which: Map, geometry: Geometry, channels: int, out_channels: int
         return False
     if which == "input_gradient" and geometry.stride != (1, 1):
         return channels * len(geometry.all_phases) <= FEW
-    few = FEW_ROUNDED if rounds_factors() else FEW
-    return which == "weight_gradient" or geometry.stride != (1, 1) or min(channels, out_channels) <= few
+    # rounded factors are half the bytes to gather, and products are twice as fast
+    thin = min(channels, out_channels) <= FEW or rounds_factors()
+    return which == "weight_gradient" or geometry.stride != (1, 1) or thin
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
@@ -83,9 +81,9 @@ def weight_gradient(
     """Adds dL/dweight (O, C, kh, kw) and dL/dbias (O,) in place."""
     O, C = d_weight.shape[:2]
     if geometry.stride != (1, 1) or C <= O:
-        d_weight.add_(_column_products(x, dy, geometry).permute(3, 2, 0, 1))
+        d_weight.add_(_column_products(x, dy, geometry).permute(0, 3, 1, 2))
     else:
-        d_weight.add_(_column_products(dy, x, _turned(geometry)).flip(0, 1).permute(2, 3, 0, 1))
+        d_weight.add_(_column_products(dy, x, _turned(geometry)).flip(1, 2).permute(3, 0, 1, 2))
     if d_bias is not None:
         d_bias.add_(dy.sum((0, 1, 2)))
 
@@ -108,7 +106,7 @@ def _gather(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) 
     workspace = local_workspace(__name__)
     matrix = factor(weight.permute(2, 3, 1, 0).reshape(-1, O), "matrix", workspace)
     y = empty((N, OH, OW, O), x)
-    chunks = chunks_of_rows(N, OH, OW * max(matrix.shape[0], O), x)
+    chunks = chunks_of_rows(N, OH, OW * max(_columns_width(matrix.shape[0], x), O), x)
     for pictures, first, last in chunks:
         (columns,) = _columns(x[None, pictures], first, last, OW, geometry, workspace)
         out = y[pictures, first:last].view(-1, O)
@@ -153,17 +151,22 @@ def _spread(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry,
 
 
 def _column_products(x: Tensor, dy: Tensor, geometry: Geometry) -> Tensor:
-    """columns(x)^T dy, (kh, kw, C, O)."""
+    """dy^T columns(x), (O, kh, kw, C)."""
     N, OH, OW, O = dy.shape
     (kh, kw), C = geometry.kernel, x.shape[3]
     count = threads(x) if N % threads(x) == 0 else 1
-    workspace, sums = local_workspace(__name__), x.new_zeros(count, kh * kw * C, O)
-    for parts in in_parts(N, OH, OW, max(kh * kw * C, O), x, count):
+    workspace, sums = local_workspace(__name__), x.new_zeros(count, O, kh * kw * C)
+    for parts in in_parts(N, OH, OW, max(_columns_width(kh * kw * C, x), O), x, count):
         first, last = parts.first_row, parts.first_row + parts.rows
         columns = _columns(parts.whole(x), first, last, OW, geometry, workspace)
         part = factor(parts.whole(dy)[:, :, first:last], "dy", workspace).reshape(count, -1, O)
-        multiply(columns.transpose(1, 2), part, sums, workspace, plus=sums)
-    return sums.sum(0).view(kh, kw, C, O)
+        multiply(part.transpose(1, 2), columns, sums, workspace, plus=sums)
+    return sums.sum(0).view(O, kh, kw, C)
+
+
+def _columns_width(values: int, x: Tensor) -> int:
+    """As many values of x's type as take the memory of a row of so many in the columns."""
+    return values * factor_type(x).itemsize // x.element_size()
 
 
 def _columns(x: Tensor, first: int, last: int, OW: int, geometry: Geometry, workspace: Workspace) -> Tensor:

@@ -68,7 +68,7 @@ def is_worth_it(which: Map, geometry: Geometry, channels: int, out_channels: int
     # with a stride, the windows of the other two maps are of all phases: s x s times as much to transform
     thin = geometry.stride == (1, 1) or which == "input_gradient"
     # rounded factors make the other kernels faster, not this one: its products are a third of its work
-    return thin and min(channels, out_channels) >= (64 if rounds_factors() else 32)
+    return thin and min(channels, out_channels) >= 32 and not rounds_factors()
 
 
 def forward(
