@@ -170,12 +170,19 @@ def test_a_sum_takes_the_memory_of_its_other_term(
     with_bias: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """`forward_onto` adds exactly what `forward` gives, whatever the kernel."""
+    """Exactly what `forward` and `input_gradient` give is added, whatever the kernel."""
     monkeypatch.setattr(kernels, "choose", lambda *_: kernel)
-    x, w, b, other = random_case(g, 2, 3, 5, size, torch.float32)
-    xs, onto, bias = pictures(x), pictures(other), b if with_bias else None
-    expected = onto + kernels.forward(xs, w, bias, g)
-    result = kernels.forward_onto(xs, w, bias, g, onto)
+    x, w, b, dy = (pictures(t) if t.dim() == 4 else t for t in random_case(g, 2, 3, 5, size, torch.float32))
+    w = w.permute(0, 3, 1, 2)
+    bias, onto = b if with_bias else None, torch.randn_like(dy)
+    expected = onto + kernels.forward(x, w, bias, g)
+    result = kernels.forward_onto(x, w, bias, g, onto)
+    assert torch.equal(result, expected)
+    assert result.data_ptr() == onto.data_ptr()
+
+    bias, onto = torch.randn(3) if with_bias else None, torch.randn_like(x)
+    expected = onto + kernels.input_gradient(dy, w, bias, g, size)
+    result = kernels.input_gradient_onto(dy, w, bias, g, onto)
     assert torch.equal(result, expected)
     assert result.data_ptr() == onto.data_ptr()
 

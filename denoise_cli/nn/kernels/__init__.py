@@ -56,6 +56,18 @@ def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Ge
     return dx
 
 
+def input_gradient_onto(
+    dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, onto: Tensor
+) -> Tensor:
+    """`onto` (N, H, W, C) + dx, in its memory; shifted products need no other."""
+    size = onto.shape[1], onto.shape[2]
+    with products_of(dy, weight):
+        kernel = choose("input_gradient", geometry, weight.shape[1], weight.shape[0])
+        if kernel is shifted:
+            return shifted.input_gradient(dy, weight, bias, geometry, size, onto)
+    return onto.add_(input_gradient(dy, weight, bias, geometry, size))
+
+
 def weight_gradient(
     x: Tensor, dy: Tensor, d_weight: Tensor, d_bias: Tensor | None, geometry: Geometry
 ) -> None:

@@ -165,10 +165,17 @@ def _together(spans: list[Pair]) -> Iterator[tuple[int, int, int, int]]:
 
 
 def copy_to_phases(
-    source: Tensor, top: int, left: int, geometry: Geometry, phases: Sequence[Pair], x: Tensor
+    source: Tensor,
+    top: int,
+    left: int,
+    geometry: Geometry,
+    phases: Sequence[Pair],
+    x: Tensor,
+    *,
+    add: bool = False,
 ) -> None:
     """The way back: writes phases (..., height, width, phases, C), from place (top, left) on, to pictures `x`
-    (..., H, W, C)."""
+    (..., H, W, C), or adds them."""
     (sh, sw), (height, width) = geometry.stride, source.shape[-4:-2]
     for k, (u, v) in enumerate(phases):
         (y0, dy), (x0, dx) = geometry.in_picture(u, 0), geometry.in_picture(v, 1)
@@ -177,7 +184,11 @@ def copy_to_phases(
         x1, x2 = max(left + dx, 0), min(left + dx + width, target.shape[-2])
         if y1 < y2 and x1 < x2:
             part = source[..., y1 - top - dy : y2 - top - dy, x1 - left - dx : x2 - left - dx, k, :]
-            target[..., y1:y2, x1:x2, :].copy_(part)
+            inside = target[..., y1:y2, x1:x2, :]
+            if add:
+                inside.add_(part)
+            else:
+                inside.copy_(part)
 
 
 def phase_range(geometry: Geometry, size: Pair, axis: int) -> Pair:

@@ -130,8 +130,16 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) 
     return y
 
 
-def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, size: Pair) -> Tensor:
-    """dx (N, H, W, C) from dy (N, OH, OW, O); as a transposed convolution, `bias` (C,) is added to it."""
+def input_gradient(
+    dy: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+    size: Pair,
+    onto: Tensor | None = None,
+) -> Tensor:
+    """dx (N, H, W, C) from dy (N, OH, OW, O), plus a bias (C,); onto + dx in the memory of `onto`, if that is
+    given."""
     N, _, _, O = dy.shape
     C = weight.shape[1]
     steps, workspace = plan(geometry), local_workspace(__name__)
@@ -140,7 +148,9 @@ def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Ge
     weight = factor(weight, "weight", workspace)
     matrices = [group.matrix(weight).T.contiguous() for group in steps.groups]
     complete = len(steps.phases) == len(geometry.all_phases)
-    dx = empty((N, *size, C), dy)
+    if onto is not None and not complete:
+        return onto.add_(input_gradient(dy, weight, bias, geometry, size))
+    dx = empty((N, *size, C), dy) if onto is None else onto
     if not complete:  # a stride larger than the kernel leaves pixels that nothing looks at
         dx.zero_()
         if bias is not None:
@@ -163,7 +173,7 @@ def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Ge
         sums = out.view(n, height, width, len(steps.phases), C)[:, : last - first, : c1 - c0]
         if bias is not None:
             sums.add_(bias)
-        copy_to_phases(sums, q0 + first, c0, geometry, steps.phases, dx[pictures])
+        copy_to_phases(sums, q0 + first, c0, geometry, steps.phases, dx[pictures], add=onto is not None)
     return dx
 
 

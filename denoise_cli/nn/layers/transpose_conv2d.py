@@ -4,6 +4,7 @@ from fractions import Fraction
 
 from torch import Tensor
 
+from denoise_cli.nn import kernels
 from denoise_cli.nn.initialisation import Initialisation
 from denoise_cli.nn.kernels.geometry import Geometry
 from denoise_cli.nn.layers import convolution as conv
@@ -83,6 +84,14 @@ class TransposeConv2d(Module):
         bias = None if self.bias is None else self.bias.value
         y = conv.input_gradient(x, self.weight.value, bias, self.geometry, (size[0], size[1]), self.groups)
         self.save(x)
+        return conv.from_pictures(y)
+
+    def forward_onto(self, x: Tensor, onto: Tensor) -> Tensor:
+        if self.training or self.groups > 1:
+            return super().forward_onto(x, onto)
+        bias = None if self.bias is None else self.bias.value
+        x, onto = conv.to_pictures(x), conv.to_pictures(onto)
+        y = kernels.input_gradient_onto(x, self.weight.value, bias, self.geometry, onto)
         return conv.from_pictures(y)
 
     def backward(self, dy: Tensor) -> Tensor:
