@@ -41,10 +41,12 @@ def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) 
 
 
 def forward_onto(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, onto: Tensor) -> Tensor:
-    """`onto` (N, OH, OW, O) + y, in its memory; Winograd's kernel needs no other."""
+    """`onto` (N, OH, OW, O) + y, in its memory; Winograd's kernel and gathered columns need no other."""
     with products_of(x, weight):
-        if choose("forward", geometry, weight.shape[1], weight.shape[0]) is winograd:
-            return winograd.forward(x, weight, bias, geometry, onto)
+        kernel = choose("forward", geometry, weight.shape[1], weight.shape[0])
+        if kernel in (winograd, columns):
+            y: Tensor = kernel.forward(x, weight, bias, geometry, onto)
+            return y
     return onto.add_(forward(x, weight, bias, geometry))
 
 

@@ -57,14 +57,17 @@ def is_worth_it(which: Map, geometry: Geometry, channels: int, out_channels: int
     return which == "weight_gradient" or geometry.stride != (1, 1) or thin
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    """y (N, OH, OW, O) = x (N, H, W, C) * weight (O, C, kh, kw) + bias (O,)."""
+def forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, onto: Tensor | None = None
+) -> Tensor:
+    """y (N, OH, OW, O) = x (N, H, W, C) * weight (O, C, kh, kw) + bias (O,); onto + y in the memory of
+    `onto`, if that is given."""
     O, C = weight.shape[:2]
     if geometry.stride != (1, 1) or not _spreads(C, O):
-        return _gather(x, weight, bias, geometry)
+        return _gather(x, weight, bias, geometry, onto)
     size = geometry.output_size((x.shape[1], x.shape[2]))
-    turned = _turned(geometry)
-    return _spread(x, weight.flip(2, 3).transpose(0, 1), bias, turned, size)
+    y = _spread(x, weight.flip(2, 3).transpose(0, 1), bias, _turned(geometry), size)
+    return y if onto is None else onto.add_(y)
 
 
 def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, size: Pair) -> Tensor:
@@ -99,18 +102,23 @@ def _turned(geometry: Geometry) -> Geometry:
     return Geometry((kh, kw), padding=(kh - 1 - ph, kw - 1 - pw))
 
 
-def _gather(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+def _gather(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, onto: Tensor | None = None
+) -> Tensor:
     """The convolution of few input channels: columns of x, one product."""
     O = weight.shape[0]
     N, OH, OW = x.shape[0], *geometry.output_size((x.shape[1], x.shape[2]))
     workspace = local_workspace(__name__)
     matrix = factor(weight.permute(2, 3, 1, 0).reshape(-1, O), "matrix", workspace)
-    y = empty((N, OH, OW, O), x)
+    y = empty((N, OH, OW, O), x) if onto is None else onto
     chunks = chunks_of_rows(N, OH, OW * max(_columns_width(matrix.shape[0], x), O), x)
     for pictures, first, last in chunks:
         (columns,) = _columns(x[None, pictures], first, last, OW, geometry, workspace)
-        out = y[pictures, first:last].view(-1, O)
+        target = y[pictures, first:last].view(-1, O)
+        out = target if onto is None else workspace.empty("sums", tuple(target.shape), x)
         multiply(columns, matrix, out, workspace, plus=bias)
+        if onto is not None:
+            target.add_(out)
     return y
 
 
