@@ -17,7 +17,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -104,5 +103,7 @@ def _onednn_keeps_float32() -> bool:
 @cache
 def _multiplies_bfloat16() -> bool:
     """Whether the processor has instructions for it, as far as this version of torch can tell."""
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_bf16"))
+    try:
+        return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+    except AttributeError:
+        return False
