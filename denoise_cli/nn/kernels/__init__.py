@@ -44,10 +44,10 @@ def forward_onto(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geome
     """`onto` (N, OH, OW, O) + y, in its memory; Winograd's kernel and gathered columns need no other."""
     with products_of(x, weight):
         kernel = choose("forward", geometry, weight.shape[1], weight.shape[0])
-        if kernel in (winograd, columns):
-            y: Tensor = kernel.forward(x, weight, bias, geometry, onto)
-            return y
-    return onto.add_(forward(x, weight, bias, geometry))
+        if kernel is shifted:
+            return onto.add_(shifted.forward(x, weight, bias, geometry))
+        y: Tensor = kernel.forward(x, weight, bias, geometry, onto)
+    return y
 
 
 def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, size: Pair) -> Tensor:
@@ -67,7 +67,7 @@ def input_gradient_onto(
         kernel = choose("input_gradient", geometry, weight.shape[1], weight.shape[0])
         if kernel is shifted:
             return shifted.input_gradient(dy, weight, bias, geometry, size, onto)
-    return onto.add_(input_gradient(dy, weight, bias, geometry, size))
+        return onto.add_(kernel.input_gradient(dy, weight, bias, geometry, size))
 
 
 def weight_gradient(

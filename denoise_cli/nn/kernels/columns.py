@@ -52,9 +52,10 @@ def is_worth_it(which: Map, geometry: Geometry, channels: int, out_channels: int
         return False
     if which == "input_gradient" and geometry.stride != (1, 1):
         return channels * len(geometry.all_phases) <= FEW
+    if which == "weight_gradient" or geometry.stride != (1, 1):
+        return True
     # rounded factors are half the bytes to gather, and products are twice as fast
-    thin = min(channels, out_channels) <= FEW or rounds_factors()
-    return which == "weight_gradient" or geometry.stride != (1, 1) or thin
+    return rounds_factors() or min(channels, out_channels) <= FEW
 
 
 def forward(
@@ -105,7 +106,7 @@ def _turned(geometry: Geometry) -> Geometry:
 def _gather(
     x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, onto: Tensor | None = None
 ) -> Tensor:
-    """The convolution of few input channels: columns of x, one product."""
+    """The convolution by columns of x and one product; onto + that, if `onto` is given, in its memory."""
     O = weight.shape[0]
     N, OH, OW = x.shape[0], *geometry.output_size((x.shape[1], x.shape[2]))
     workspace = local_workspace(__name__)

@@ -10,7 +10,7 @@ products of bfloat16 (AVX512-BF16) is twice as fast with them, but oneDNN uses t
 type. There `columns` and `shifted` round the factors of wide layers as they gather them, and `multiply`
 their product; Winograd's kernel does not, as the copies would cost what they save. A layer of few channels
 keeps float32: it has little to gain, and in the first and the last layer the channels are the picture, of
-which 8 bits would be left.
+which 8 bits would be left. Error where factors are rounded: up to 1 % of the largest output.
 """
 
 import threading
@@ -92,10 +92,10 @@ def multiply(a: Tensor, b: Tensor, out: Tensor, workspace: Workspace, plus: Tens
 def _onednn_keeps_float32() -> bool:
     """Whether products whose factors may be rounded to bfloat16 are not: 1 + 2^-20 would be rounded to 1."""
     before = torch.get_float32_matmul_precision()
-    factor = torch.full((64, 64), 1 + 2**-20)
+    probe = torch.full((64, 64), 1 + 2**-20)
     torch.set_float32_matmul_precision("medium")
     try:
-        return bool(((factor @ torch.eye(64)) == factor).all())
+        return bool(((probe @ torch.eye(64)) == probe).all())
     finally:
         torch.set_float32_matmul_precision(before)
 

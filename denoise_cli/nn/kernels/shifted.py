@@ -143,13 +143,13 @@ def input_gradient(
     N, _, _, O = dy.shape
     C = weight.shape[1]
     steps, workspace = plan(geometry), local_workspace(__name__)
+    complete = len(steps.phases) == len(geometry.all_phases)
+    if onto is not None and not complete:
+        return onto.add_(input_gradient(dy, weight, bias, geometry, size))
     hy, hx = steps.halo
     (q0, q1), (c0, c1) = phase_range(geometry, size, 0), phase_range(geometry, size, 1)
     weight = factor(weight, "weight", workspace)
     matrices = [group.matrix(weight).T.contiguous() for group in steps.groups]
-    complete = len(steps.phases) == len(geometry.all_phases)
-    if onto is not None and not complete:
-        return onto.add_(input_gradient(dy, weight, bias, geometry, size))
     dx = empty((N, *size, C), dy) if onto is None else onto
     if not complete:  # a stride larger than the kernel leaves pixels that nothing looks at
         dx.zero_()
