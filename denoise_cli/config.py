@@ -158,7 +158,7 @@ class Data(Section):
     augment: bool = True
     """Whether patches are flipped and turned in the eight possible ways."""
     workers: Annotated[int, Field(ge=0)] = 1
-    """Background threads that prepare batches; 0: none."""
+    """Who prepares batches beside the training: 0: nobody, 1: a thread, more: so many processes."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,20 +1,19 @@
 """`denoise search`: try values, over several seeds, and keep the best config."""
 
 import math
-import os
 import shlex
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from denoise_cli.cli.options import Device, TrainData, ValData
 from denoise_cli.errors import DenoiseError
+from denoise_cli.processes import end_with_parent
 
 if TYPE_CHECKING:
     import torch
@@ -123,7 +122,7 @@ def _work_alone(search: "Search", folder: Path, device: str, threads: int) -> No
     """What a worker process does."""
     from denoise_cli.cli.console import messages
 
-    Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     try:
         with _termination_as_interrupt():
             _work(search, folder, device, threads)
@@ -132,15 +131,6 @@ def _work_alone(search: "Search", folder: Path, device: str, threads: int) -> No
     except DenoiseError as error:
         messages().print(f"error: {error}", markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
-
-
-def _end_with_parent() -> None:
-    """Ends this process as soon as the one that started it is gone, however that came about."""
-    import multiprocessing
-
-    if parent := multiprocessing.parent_process():
-        parent.join()
-        os._exit(1)
 
 
 @contextmanager

@@ -2,19 +2,24 @@
 
 A batch may be prepared in a thread beside the training, so it is made by NumPy. A parallel operation of torch
 would give that thread a team of workers of its own: more than there are cores, which then wait for each other
-with the help of the system instead of a few spins, and a step takes three times as long.
+with the help of the system instead of a few spins, and a step takes three times as long. Several workers are
+processes: threads would take turns at the interpreter's lock, and the training would wait in the same queue.
 """
 
 import math
+import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
+import torch.multiprocessing as multiprocessing  # as Python's, but tensors come back in shared memory
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -22,7 +27,9 @@ from denoise_cli.data.noise_models import Noise
 from denoise_cli.data.photo_noise import resized
 from denoise_cli.data.pickles import PickleSource
 from denoise_cli.data.sources import Source
+from denoise_cli.errors import DenoiseError
 from denoise_cli.images import in_channels, to_pixels, to_tensor
+from denoise_cli.processes import end_with_parent
 
 _T = TypeVar("_T", bound=np.generic)
 Pairing = Literal["clean", "noise2noise"]
@@ -174,22 +181,35 @@ class Batches:
         return self.samples.draw(self._indices(step), generator)
 
     def prefetch(self, start: int, stop: int) -> Generator[Batch, None, None]:
-        """The batches of the steps start, ..., stop - 1 in order, prepared ahead by `workers` threads.
+        """The batches of the steps start, ..., stop - 1 in order, prepared ahead by `workers`.
 
-        An error in a thread is raised at its step. Closing the iterator ends the threads.
+        One worker is a thread; several are processes where the system can fork this one, else threads. An
+        error in a worker is raised at its step. Closing the iterator ends the workers.
         """
         if self.workers == 0:
             yield from map(self.batch, range(start, stop))
             return
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="batches")
+        in_processes = self.workers > 1 and sys.platform == "linux"
+        pool: Executor
+        if in_processes:
+            fork = multiprocessing.get_context("fork")
+            pool = ProcessPoolExecutor(self.workers, fork, _begin_work, (self,))
+        else:
+            pool = ThreadPoolExecutor(self.workers, thread_name_prefix="batches")
+        make = _served_batch if in_processes else self.batch
         ahead: deque[Future[Batch]] = deque()
         try:
             for step in range(start, stop):
-                ahead.append(pool.submit(self.batch, step))
+                ahead.append(pool.submit(make, step))
                 if len(ahead) > self.workers:  # as many are in the making as there are workers
                     yield ahead.popleft().result()
             while ahead:
                 yield ahead.popleft().result()
+        except BrokenProcessPool:
+            raise DenoiseError(
+                "a process that prepares batches was killed, as happens when memory runs out; a smaller"
+                " data.workers needs less of it"
+            ) from None
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -200,6 +220,23 @@ class Batches:
         return np.array(
             [permutation(self.seed, int(e), length)[p] for e, p in zip(epochs, places, strict=True)]
         )
+
+
+_served: Batches
+"""In a worker process: what it makes batches of."""
+
+
+def _begin_work(batches: Batches) -> None:
+    """Begins a worker process. It sees the same Ctrl-C as its parent, whose matter it is."""
+    global _served
+    _served = batches
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    end_with_parent()
+
+
+def _served_batch(step: int) -> Batch:
+    return _served.batch(step)
 
 
 @lru_cache(maxsize=8)

@@ -202,36 +202,47 @@ class Muon(AdamW):
         super().__init__(parameters, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
         self.momentum = momentum
 
+    def step(self) -> None:
+        self._alike: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+        super().step()
+        for shape, pairs in self._alike.items():
+            rate = 0.2 * self.lr * math.sqrt(max(shape))
+            moves = orthogonalised(torch.stack([direction for _, direction in pairs]))
+            for (value, _), move in zip(pairs, moves, strict=True):
+                value.mul_(1 - self.lr * self.weight_decay)
+                value.add_(move.reshape_as(value), alpha=-rate)
+
     def update(self, value: Tensor, grad: Tensor, *moments: Tensor) -> None:
+        """Moves a vector; puts a matrix and its direction to those of its shape, which `step` moves together:
+        matrices of a network are small, and calls cost more than they do."""
         if value.ndim < 2:
             super().update(value, grad, *moments)
             return
         mean = moments[0].lerp_(grad, 1 - self.momentum)
         direction = grad.lerp(mean, self.momentum).flatten(1)
-        rate = 0.2 * self.lr * math.sqrt(max(direction.shape))
-        value.mul_(1 - self.lr * self.weight_decay)
-        value.add_(orthogonalised(direction).reshape_as(value), alpha=-rate)
+        self._alike.setdefault(direction.shape, []).append((value, direction))
 
 
-def orthogonalised(matrix: Tensor) -> Tensor:
-    """U p(S) V^T of a matrix U S V^T, with p(S) between 0.7 and 1.2 but for the smallest singular values.
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """U p(S) V^T of each matrix U S V^T of a stack, (n, rows, columns), with p(S) between 0.7 and 1.2 but for
+    the smallest singular values.
 
     Five rounds of X <- (a + b G + c G^2) X with G = X X^T, begun at Frobenius norm 1. G is far smaller than X
     where X is wide, so the factors of all rounds are multiplied first, and X by their product once.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    tall = matrix.shape[0] > matrix.shape[1]
-    wide: Tensor = matrix.T if tall else matrix
-    wide = wide / torch.linalg.matrix_norm(wide).clamp(min=1e-7)
-    gram = wide @ wide.T
-    product = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    tall = matrices.shape[1] > matrices.shape[2]
+    wide = matrices.mT if tall else matrices
+    wide = wide / torch.linalg.matrix_norm(wide, keepdim=True).clamp(min=1e-7)
+    gram = wide @ wide.mT
+    product = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device).expand_as(gram)
     for _ in range(5):
-        factor = torch.addmm(gram, gram, gram, beta=b, alpha=c)
-        factor.diagonal().add_(a)
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=1, dim2=2).add_(a)
         product = factor @ product
         gram = factor @ gram @ factor
     wide = product @ wide
-    return wide.T if tall else wide
+    return wide.mT if tall else wide
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {cls.yaml_name: cls for cls in (SGD, Adam, AdamW, Muon)}

@@ -1,11 +1,12 @@
 """The engine against torch.nn with autograd, side by side: time and memory.
 
-    python -m tests.benchmarks.engine [--json FILE] [--repeats N] [--precision bf16] [WORK ...]
+    python -m tests.benchmarks.engine [--json FILE] [--repeats N] [--precision P] [--device D] [WORK ...]
 
 Every work is run by three engines in turn - ours, torch.nn in its default layout, torch.nn in channels-last -
 and the medians are compared with the better of the latter two. In bf16, torch.nn runs under autocast, which
-keeps activations in bfloat16, too. Memory is the peak of a fresh process above what it held before the first
-run. Nothing is asserted: the figures belong to the machine.
+keeps activations in bfloat16, too. On a GPU, float32 is float32 for both, without TF32, and cuDNN chooses its
+algorithms by trial. Memory is the peak of a fresh process above what it held before the first run; on a GPU,
+that of the tensors on it. Nothing is asserted: the figures belong to the machine.
 """
 
 import argparse
@@ -17,6 +18,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,23 @@ from tests.nn.oracle import twin
 LAYOUTS = {"nn": torch.contiguous_format, "nn channels-last": torch.channels_last}
 ENGINES = ("ours", *LAYOUTS)
 Run = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a work is run: in which precision, and on which device."""
+
+    precision: Precision
+    device: torch.device
+
+    def shortened(self) -> torch.autocast:
+        """Where torch.nn computes in this precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def wait(self) -> None:
+        """Until the device has done what it was asked to do."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
 
 def conv(ins: int, outs: int, kernel: int = 3, stride: int = 1, padding: int = 1) -> dict[str, Any]:
@@ -113,24 +133,24 @@ WORKS: dict[str, tuple[str, list[Any], tuple[int, ...], bool]] = {
 """name -> (what it is, spec, input shape, whether it trains)."""
 
 
-def run_of(engine: str, work: str, precision: Precision) -> Run:
+def run_of(engine: str, work: str, setting: Setting) -> Run:
     """One repetition of a work by an engine: a training step, or a forward."""
     _, spec, shape, trains = WORKS[work]
     torch.manual_seed(0)
     if engine == "ours":
-        return ours(spec, shape, trains, precision)
-    return theirs(spec, shape, trains, precision, LAYOUTS[engine])
+        return ours(spec, shape, trains, setting)
+    return theirs(spec, shape, trains, setting, LAYOUTS[engine])
 
 
-def ours(spec: list[Any], shape: tuple[int, ...], trains: bool, precision: Precision) -> Run:
-    net = build(copy.deepcopy(spec)).train(trains)
-    x, target = (torch.rand(shape).contiguous(memory_format=torch.channels_last) for _ in range(2))
+def ours(spec: list[Any], shape: tuple[int, ...], trains: bool, setting: Setting) -> Run:
+    net = build(copy.deepcopy(spec)).to(device=setting.device).train(trains)
+    x, target = pictures(shape, setting, torch.channels_last)
     if not trains:
-        return products_in(precision)(lambda: net.forward(x))
+        return products_in(setting.precision)(lambda: net.forward(x))
     net.skip_input_gradient()
     optimizer, loss = SGD(net.param(), lr=1e-3), MSE()
 
-    @products_in(precision)
+    @products_in(setting.precision)
     def step() -> None:
         optimizer.zero_grad()
         loss.forward(net.forward(x), target)
@@ -141,17 +161,14 @@ def ours(spec: list[Any], shape: tuple[int, ...], trains: bool, precision: Preci
 
 
 def theirs(
-    spec: list[Any], shape: tuple[int, ...], trains: bool, precision: Precision, layout: torch.memory_format
+    spec: list[Any], shape: tuple[int, ...], trains: bool, setting: Setting, layout: torch.memory_format
 ) -> Run:
-    def shortened() -> torch.autocast:
-        return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
-
-    net = twin(spec).to(memory_format=layout)
-    x, target = (torch.rand(shape).contiguous(memory_format=layout) for _ in range(2))
+    net = twin(spec).to(setting.device, memory_format=layout)
+    x, target = pictures(shape, setting, layout)
     if not trains:
 
         def infer() -> Tensor:
-            with torch.inference_mode(), shortened():
+            with torch.inference_mode(), setting.shortened():
                 return net(x)
 
         return infer
@@ -159,7 +176,7 @@ def theirs(
 
     def step() -> None:
         optimizer.zero_grad()
-        with shortened():
+        with setting.shortened():
             y = net(x)
         nn.functional.mse_loss(y.float(), target).backward()
         optimizer.step()
@@ -167,33 +184,54 @@ def theirs(
     return step
 
 
-def medians(runs: dict[str, Run], repeats: int) -> dict[str, float]:
+def pictures(shape: tuple[int, ...], setting: Setting, layout: torch.memory_format) -> tuple[Tensor, Tensor]:
+    """Input and target."""
+    x, target = (torch.rand(shape).to(setting.device).contiguous(memory_format=layout) for _ in range(2))
+    return x, target
+
+
+def medians(runs: dict[str, Run], repeats: int, setting: Setting) -> dict[str, float]:
     """The median seconds of each engine, the engines taking turns."""
+    warm_ups = 1 if setting.device.type == "cpu" else 3
     times: dict[str, list[float]] = {engine: [] for engine in runs}
-    for repeat in range(repeats + 1):
+    for repeat in range(warm_ups + repeats):
         for engine, run in runs.items():
+            setting.wait()
             begin = time.perf_counter()
             run()
-            if repeat:  # the first is a warm-up
+            setting.wait()
+            if repeat >= warm_ups:
                 times[engine].append(time.perf_counter() - begin)
     return {engine: statistics.median(values) for engine, values in times.items()}
 
 
-def peak_memory(work: str, engine: str, precision: Precision) -> float:
+def peak_memory(work: str, engine: str, setting: Setting) -> float:
     """Megabytes that a fresh process takes at most, above what it held before the first repetition."""
-    command = [sys.executable, "-m", "tests.benchmarks.engine", work]
-    command += ["--peak", engine, "--precision", precision]
+    command = [sys.executable, "-m", "tests.benchmarks.engine", work, "--peak", engine]
+    command += ["--precision", setting.precision, "--device", setting.device.type]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def measure_peak(work: str, engine: str, precision: Precision) -> float:
-    """`peak_memory` of this process; Linux only."""
-    run = run_of(engine, work, precision)
+def peaks(works: list[str], setting: Setting) -> dict[tuple[str, str], float]:
+    """`peak_memory` of every work by every engine; on a GPU several at once."""
+    cases = [(work, engine) for work in works for engine in ENGINES]
+    with ThreadPoolExecutor(1 if setting.device.type == "cpu" else 6) as pool:
+        return dict(zip(cases, pool.map(lambda case: peak_memory(*case, setting), cases), strict=True))
+
+
+def measure_peak(work: str, engine: str, setting: Setting) -> float:
+    """`peak_memory` of this process; on the CPU, Linux only."""
+    run = run_of(engine, work, setting)
+    if setting.device.type == "cuda":
+        before = torch.cuda.memory_allocated()
+        for _ in range(3):
+            run()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     Path("/proc/self/clear_refs").write_text("5")  # begin the high-water mark anew
-    before = _status("VmRSS")
+    resident = _status("VmRSS")
     for _ in range(3):
         run()
-    return (_status("VmHWM") - before) / 1024
+    return (_status("VmHWM") - resident) / 1024
 
 
 def _status(key: str) -> int:
@@ -202,12 +240,14 @@ def _status(key: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(key + ":"))
 
 
-def measure(work: str, repeats: int, precision: Precision) -> dict[str, Any]:
+def measure(
+    work: str, repeats: int, setting: Setting, megabytes: dict[tuple[str, str], float]
+) -> dict[str, Any]:
     """One row of the table. Ratios are against the better of torch.nn's two layouts."""
-    times = medians({engine: run_of(engine, work, precision) for engine in ENGINES}, repeats)
-    memory = {engine: peak_memory(work, engine, precision) for engine in ENGINES}
+    times = medians({engine: run_of(engine, work, setting) for engine in ENGINES}, repeats, setting)
+    memory = {engine: megabytes[work, engine] for engine in ENGINES}
     row: dict[str, Any] = {"work": WORKS[work][0]}
-    row["milliseconds"] = {engine: round(1e3 * value, 1) for engine, value in times.items()}
+    row["milliseconds"] = {engine: round(1e3 * value, 2) for engine, value in times.items()}
     row["megabytes"] = {engine: round(value, 1) for engine, value in memory.items()}
     for name, values in (("time_ratio", times), ("memory_ratio", memory)):
         row[name] = round(values["ours"] / min(values[engine] for engine in LAYOUTS), 2)
@@ -224,7 +264,7 @@ def table(rows: list[dict[str, Any]], title: str) -> Table:
         ms, mb = row["milliseconds"], row["megabytes"]
         result.add_row(
             row["work"],
-            *(f"{ms[engine]:.0f}" for engine in ENGINES),
+            *(f"{ms[engine]:.3g}" for engine in ENGINES),
             f"{row['time_ratio']:.2f}",
             f"{mb['ours']:.0f}",
             f"{min(mb[engine] for engine in LAYOUTS):.0f}",
@@ -233,12 +273,16 @@ def table(rows: list[dict[str, Any]], title: str) -> Table:
     return result
 
 
-def machine(precision: Precision) -> str:
-    """Processor, threads, versions and precision."""
-    names = [line.split(":")[1] for line in _cpuinfo() if line.startswith("model name")]
-    name = names[0].strip() if names else platform.processor()
-    simd = torch.backends.cpu.get_cpu_capability()
-    return f"{name}, {simd}, {torch.get_num_threads()} threads, torch {torch.__version__}, {precision}"
+def machine(setting: Setting) -> str:
+    """Processor or GPU, threads, versions and precision."""
+    if setting.device.type == "cuda":
+        cudnn = torch.backends.cudnn.version()
+        name = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, cuDNN {cudnn}"
+    else:
+        names = [line.split(":")[1] for line in _cpuinfo() if line.startswith("model name")]
+        name = names[0].strip() if names else platform.processor()
+        name += f", {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads"
+    return f"{name}, torch {torch.__version__}, {setting.precision}"
 
 
 def _cpuinfo() -> list[str]:
@@ -246,10 +290,8 @@ def _cpuinfo() -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.engine", description=__doc__)
-    parser.add_argument("works", nargs="*", metavar="WORK", help=", ".join(WORKS))
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+def take_setting(parser: argparse.ArgumentParser) -> None:
+    """The options that are common to the benchmarks of the engine."""
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument(
         "--precision",
@@ -257,14 +299,30 @@ def main() -> None:
         default="float32",
         help="of products; bf16: torch.nn under autocast",
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+
+
+def setting_of(arguments: argparse.Namespace) -> Setting:
+    """What those options say."""
+    torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = False, True
+    return Setting(arguments.precision, torch.device(arguments.device))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.engine", description=__doc__)
+    parser.add_argument("works", nargs="*", metavar="WORK", help=", ".join(WORKS))
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    take_setting(parser)
     parser.add_argument("--peak", choices=ENGINES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    setting = setting_of(arguments)
     if arguments.peak:
-        print(measure_peak(arguments.works[0], arguments.peak, arguments.precision))
+        print(measure_peak(arguments.works[0], arguments.peak, setting))
         return
-    rows, title = [], machine(arguments.precision)
-    for work in arguments.works or WORKS:
-        rows.append(measure(work, arguments.repeats, arguments.precision))
+    works = arguments.works or list(WORKS)
+    rows, title, megabytes = [], machine(setting), peaks(works, setting)
+    for work in works:
+        rows.append(measure(work, arguments.repeats, setting, megabytes))
         print(json.dumps(rows[-1]), file=sys.stderr)
     Console(width=None if sys.stdout.isatty() else 160).print(table(rows, title))
     if arguments.json:

@@ -18,7 +18,17 @@ from torch import Tensor, nn
 
 from denoise_cli.nn import build
 from denoise_cli.nn.precision import products_in
-from tests.benchmarks.engine import ENGINES, LAYOUTS, WORKS, Run, machine, medians
+from tests.benchmarks.engine import (
+    ENGINES,
+    LAYOUTS,
+    WORKS,
+    Run,
+    Setting,
+    machine,
+    medians,
+    setting_of,
+    take_setting,
+)
 from tests.nn.oracle import TWINS, twin
 
 KINDS = ("conv2d", "transpose_conv2d", "upsampling")
@@ -55,18 +65,25 @@ def spec_of(layer: Layer) -> dict[str, Any]:
     return {kind: arguments}
 
 
-def run_of(engine: str, layer: Layer) -> Run:
+def run_of(engine: str, layer: Layer, setting: Setting) -> Run:
     """One forward and backward of a layer."""
     layout = LAYOUTS.get(engine, torch.channels_last)
-    x = torch.rand(layer[-1]).contiguous(memory_format=layout)
+    x = torch.rand(layer[-1]).to(setting.device).contiguous(memory_format=layout)
     if engine == "ours":
-        net = build(spec_of(layer))
+        net = build(spec_of(layer)).to(device=setting.device)
         dy = torch.rand_like(net.forward(x))
-        return lambda: (net.forward(x), net.backward(dy))
-    oracle = twin(spec_of(layer)).to(memory_format=layout)
+        return products_in(setting.precision)(lambda: (net.forward(x), net.backward(dy)))
+    oracle = twin(spec_of(layer)).to(setting.device, memory_format=layout)
     x.requires_grad_()
-    dy = torch.rand_like(oracle(x))
-    return lambda: oracle(x).backward(dy)
+    with setting.shortened():
+        dy = torch.rand_like(oracle(x))
+
+    def both() -> None:
+        with setting.shortened():
+            y = oracle(x)
+        y.backward(dy)
+
+    return both
 
 
 def macs(layer: Layer) -> int:
@@ -74,7 +91,7 @@ def macs(layer: Layer) -> int:
     return build(spec_of(layer)).macs(layer[-1])
 
 
-def table(work: str, repeats: int) -> Table:
+def table(work: str, repeats: int, setting: Setting) -> Table:
     """What a person reads of one network: its layers, the slowest first."""
     result = Table(title=f"{WORKS[work][0]}: forward and backward, layer by layer", title_justify="left")
     for name in ("layer", "input"):
@@ -83,14 +100,14 @@ def table(work: str, repeats: int) -> Table:
         result.add_column(name, justify="right")
     rows = []
     for layer, times in layers_of(work).items():
-        with products_in("float32"):
-            measured = medians({engine: run_of(engine, layer) for engine in ENGINES}, repeats)
+        runs = {engine: run_of(engine, layer, setting) for engine in ENGINES}
+        measured = medians(runs, repeats, setting)
         rows.append((layer, times, measured["ours"], min(measured[engine] for engine in LAYOUTS)))
     for layer, times, ours, theirs in sorted(rows, key=lambda row: -row[1] * row[2]):
         kind, (ins, outs, kernel, stride, _), (n, _, height, width) = layer
         name = f"{kind} {ins}-{outs}, {kernel}x{kernel}, stride {stride}"
         rates = [f"{3 * macs(layer) / seconds / 1e9:.0f}" for seconds in (ours, theirs)]
-        milliseconds = [f"{1e3 * seconds:.1f}" for seconds in (ours, theirs)]
+        milliseconds = [f"{1e3 * seconds:.3g}" for seconds in (ours, theirs)]
         result.add_row(
             name, f"{n} x {height}x{width}", str(times), *milliseconds, f"{ours / theirs:.2f}", *rates
         )
@@ -100,12 +117,13 @@ def table(work: str, repeats: int) -> Table:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.layers", description=__doc__)
     parser.add_argument("works", nargs="*", metavar="WORK", help=", ".join(WORKS))
-    parser.add_argument("--repeats", type=int, default=9)
+    take_setting(parser)
     arguments = parser.parse_args()
+    setting = setting_of(arguments)
     console = Console(width=None)
-    console.print(machine("float32"))
+    console.print(machine(setting))
     for work in arguments.works or WORKS:
-        console.print(table(work, arguments.repeats))
+        console.print(table(work, arguments.repeats, setting))
 
 
 if __name__ == "__main__":

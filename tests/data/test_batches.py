@@ -1,7 +1,12 @@
 """Batches: pure functions of (seed, step), whoever prepares them and in whatever order."""
 
+import multiprocessing
+import os
+import signal
 import threading
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import fields
 from itertools import islice
 from pathlib import Path
@@ -27,6 +32,7 @@ from denoise_cli.data.noise_models import Gaussian, Noise, Noisy, Subsample
 from denoise_cli.data.opening import make_noise, open_batches, open_source, open_validation
 from denoise_cli.data.pickles import PickleSource
 from denoise_cli.data.synthetic import SyntheticSource
+from denoise_cli.errors import DenoiseError
 from denoise_cli.estimation import ESTIMATORS
 from denoise_cli.images import to_pixels, to_tensor
 
@@ -131,7 +137,8 @@ class TestEpochs:
 
 
 class TestPrefetch:
-    def test_error_reaches_its_step(self) -> None:
+    @pytest.mark.parametrize("workers", [1, 3])
+    def test_error_reaches_its_step(self, workers: int) -> None:
         class Broken(NoisyPatches):
             def draw(self, indices: Any, generator: np.random.Generator) -> Batch:
                 if broken == generator.bit_generator.seed_seq.entropy[-1]:  # type: ignore[attr-defined]
@@ -139,17 +146,18 @@ class TestPrefetch:
                 return super().draw(indices, generator)
 
         broken = 5
-        batches = Batches(Broken(Ramps(9), Gaussian(), patch=8), batch=2, workers=3)
+        batches = Batches(Broken(Ramps(9), Gaussian(), patch=8), batch=2, workers=workers)
         row = batches.prefetch(0, 10)
         assert len(list(islice(row, broken))) == broken
         with pytest.raises(RuntimeError, match="no such patch"):
             next(row)
         assert not running()
 
-    def test_leaving_early_ends_the_threads(self) -> None:
-        row = Batches(patches(), batch=2, workers=3).prefetch(0, 10**9)
+    @pytest.mark.parametrize("workers", [1, 3])
+    def test_leaving_early_ends_the_workers(self, workers: int) -> None:
+        row = Batches(patches(), batch=2, workers=workers).prefetch(0, 10**9)
         assert len(list(islice(row, 4))) == 4
-        assert running()
+        assert len(running()) == workers
         row.close()
         assert not running()
 
@@ -161,17 +169,37 @@ class TestPrefetch:
                 Counting.drawn += 1
                 return super().draw(indices, generator)
 
-        row = Batches(Counting(Ramps(5), Gaussian(), patch=8), batch=1, workers=2).prefetch(0, 1000)
+        row = Batches(Counting(Ramps(5), Gaussian(), patch=8), batch=1, workers=1).prefetch(0, 1000)
         next(row)
         row.close()
-        assert Counting.drawn <= 3
+        assert Counting.drawn <= 2
+
+    def test_ctrl_c_is_for_the_training_to_answer(self) -> None:
+        batches = Batches(patches(), batch=2, workers=2)
+        with closing(batches.prefetch(0, 100)) as row:
+            next(row)
+            for process in running():
+                os.kill(process.pid, signal.SIGINT)
+            assert all(
+                same(batch, batches.batch(step)) for step, batch in zip(range(1, 9), row, strict=False)
+            )
+
+    def test_a_worker_that_was_killed_ends_the_rest(self) -> None:
+        row = Batches(patches(), batch=2, workers=2).prefetch(0, 10**9)
+        next(row)
+        os.kill(running()[0].pid, signal.SIGKILL)
+        with pytest.raises(DenoiseError, match=r"data\.workers"):
+            deque(row, maxlen=0)
+        assert not running()
 
     def test_nothing_to_do(self) -> None:
         assert list(Batches(patches(), batch=2).prefetch(3, 3)) == []
 
 
-def running() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
+def running() -> list[Any]:
+    """The workers that there are: threads and processes."""
+    threads = [thread for thread in threading.enumerate() if thread.name.startswith("batches")]
+    return [*threads, *multiprocessing.active_children()]
 
 
 class TestPatches:

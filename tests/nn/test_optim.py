@@ -79,16 +79,16 @@ def test_singular_values_are_brought_near_one(shape: tuple[int, int], dtype: tor
     generator = torch.Generator().manual_seed(1)
     decades = torch.logspace(0, -2, shape[0], dtype=dtype)[:, None]
     matrix = torch.randn(shape, dtype=dtype, generator=generator) * decades * 1e-3
-    result = orthogonalised(matrix)
+    (result,) = orthogonalised(matrix[None])
     bound = 1e-4 if dtype == torch.float32 else 1e-9
     torch.testing.assert_close(result, by_singular_values(matrix), rtol=0, atol=bound)
     assert 0.6 < torch.linalg.matrix_norm(result, 2) < 1.25
 
 
 def test_a_matrix_without_direction_has_no_step() -> None:
-    assert not orthogonalised(torch.zeros(3, 5)).any()
+    assert not orthogonalised(torch.zeros(1, 3, 5)).any()
     single = torch.outer(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 0.0, 4.0]))
-    assert torch.linalg.matrix_rank(orthogonalised(single), atol=1e-4) == 1
+    assert torch.linalg.matrix_rank(orthogonalised(single[None]), atol=1e-4) == 1
 
 
 def test_muon_moves_matrices_by_their_singular_directions_and_vectors_as_adamw() -> None:

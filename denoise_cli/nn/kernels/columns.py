@@ -34,7 +34,7 @@ from denoise_cli.nn.kernels.geometry import (
 )
 from denoise_cli.nn.kernels.memory import empty
 from denoise_cli.nn.kernels.parts import in_parts
-from denoise_cli.nn.kernels.products import factor, factor_type, multiply, rounds_factors
+from denoise_cli.nn.kernels.products import factor, factor_type, multiply, products_are_cheap
 
 FEW = 12
 """Channels up to which columns are worth it: of what is gathered, or rows of a tap of what is spread."""
@@ -54,8 +54,7 @@ def is_worth_it(which: Map, geometry: Geometry, channels: int, out_channels: int
         return channels * len(geometry.all_phases) <= FEW
     if which == "weight_gradient" or geometry.stride != (1, 1):
         return True
-    # rounded factors are half the bytes to gather, and products are twice as fast
-    return rounds_factors() or min(channels, out_channels) <= FEW
+    return products_are_cheap() or min(channels, out_channels) <= FEW
 
 
 def forward(

@@ -11,6 +11,10 @@ type. There `columns` and `shifted` round the factors of wide layers as they gat
 their product; Winograd's kernel does not, as the copies would cost what they save. A layer of few channels
 keeps float32: it has little to gain, and in the first and the last layer the channels are the picture, of
 which 8 bits would be left. Error where factors are rounded: up to 1 % of the largest output.
+
+Accelerators. A GPU with units for matrices of bfloat16 is served in the same way, and its narrow layers by
+TF32, factors of 11 bits. Its products are cheap beside a pass over memory whatever the precision, so that
+kernels which save products at the price of more passes are not worth it there.
 """
 
 import threading
@@ -30,6 +34,7 @@ WIDE = 32
 
 class _Mode(threading.local):
     dtype: torch.dtype | None = None
+    cheap = False
 
 
 _mode = _Mode()
@@ -39,23 +44,25 @@ _mode = _Mode()
 def products_of(x: Tensor, weight: Tensor) -> Iterator[None]:
     """Inside, the products that convolve `x` with a weight (O, C, kh, kw) are as fast as they may be."""
     allowed = matmul_precision()
-    if x.device.type != "cpu" or allowed not in ("highest", "medium") or not _onednn_keeps_float32():
-        yield
-        return
     wide = min(weight.shape[:2]) >= WIDE and x.dtype == torch.float32
-    if allowed == "medium" and wide and _multiplies_bfloat16():
+    if allowed == "medium" and wide and _multiplies_bfloat16(x.device):
         _mode.dtype = torch.bfloat16
-    torch.set_float32_matmul_precision("medium")
+    on_cpu = x.device.type == "cpu"
+    _mode.cheap = _mode.dtype is not None or not on_cpu
+    by_onednn = on_cpu and allowed in ("highest", "medium") and _onednn_keeps_float32()
+    if by_onednn:
+        torch.set_float32_matmul_precision("medium")
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(allowed)
-        _mode.dtype = None
+        if by_onednn:
+            torch.set_float32_matmul_precision(allowed)
+        _mode.dtype, _mode.cheap = None, False
 
 
-def rounds_factors() -> bool:
-    """Whether the kernels round the factors of their products."""
-    return _mode.dtype is not None
+def products_are_cheap() -> bool:
+    """Whether products cost little beside passes over memory: rounded ones, and those of an accelerator."""
+    return _mode.cheap
 
 
 def factor_type(like: Tensor) -> torch.dtype:
@@ -101,9 +108,13 @@ def _onednn_keeps_float32() -> bool:
 
 
 @cache
-def _multiplies_bfloat16() -> bool:
-    """Whether the processor has instructions for it, as far as this version of torch can tell."""
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the device has instructions for it that torch's float32 products make no use of, as far as this
+    version of torch can tell."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     try:
-        return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+        capable = device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16")
+        return bool(capable) and _onednn_keeps_float32()
     except AttributeError:
         return False

@@ -45,7 +45,7 @@ from denoise_cli.nn.kernels.geometry import (
 from denoise_cli.nn.kernels.memory import empty
 from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_3, MinimalFilter, Steps, Transform
 from denoise_cli.nn.kernels.parts import Parts, in_parts, most_parts
-from denoise_cli.nn.kernels.products import rounds_factors
+from denoise_cli.nn.kernels.products import products_are_cheap
 
 
 def filter_for(geometry: Geometry) -> MinimalFilter | None:
@@ -67,8 +67,7 @@ def is_worth_it(which: Map, geometry: Geometry, channels: int, out_channels: int
     """Whether the products that are saved outweigh the transforms."""
     # with a stride, the windows of the other two maps are of all phases: s x s times as much to transform
     thin = geometry.stride == (1, 1) or which == "input_gradient"
-    # rounded factors make the other kernels faster, not this one: its products are a third of its work
-    return thin and min(channels, out_channels) >= 32 and not rounds_factors()
+    return thin and min(channels, out_channels) >= 32 and not products_are_cheap()
 
 
 def forward(
