@@ -232,6 +232,7 @@ def _begin_work(batches: Batches) -> None:
     _served = batches
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)  # a team of threads does not survive a fork: copies to shared memory would hang
     end_with_parent()
 
 

@@ -184,6 +184,16 @@ class TestPrefetch:
                 same(batch, batches.batch(step)) for step, batch in zip(range(1, 9), row, strict=False)
             )
 
+    def test_processes_beside_a_training_of_several_threads(self) -> None:
+        before = torch.get_num_threads()
+        torch.set_num_threads(2)
+        try:
+            torch.ones(2**20).add_(1)  # a team of threads has begun to work
+            batches = Batches(patches(patch=24), batch=64, workers=2)  # copied by a team, if there is one
+            assert all(same(batch, batches.batch(step)) for step, batch in enumerate(batches.prefetch(0, 4)))
+        finally:
+            torch.set_num_threads(before)
+
     def test_a_worker_that_was_killed_ends_the_rest(self) -> None:
         row = Batches(patches(), batch=2, workers=2).prefetch(0, 10**9)
         next(row)
