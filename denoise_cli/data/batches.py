@@ -7,10 +7,11 @@ processes: threads would take turns at the interpreter's lock, and the training 
 """
 
 import math
+import multiprocessing
 import signal
 import sys
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -19,7 +20,6 @@ from typing import Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
-import torch.multiprocessing as multiprocessing  # as Python's, but tensors come back in shared memory
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -32,6 +32,7 @@ from denoise_cli.images import in_channels, to_pixels, to_tensor
 from denoise_cli.processes import end_with_parent
 
 _T = TypeVar("_T", bound=np.generic)
+_Made = TypeVar("_Made")
 Pairing = Literal["clean", "noise2noise"]
 Indices = NDArray[np.int64]
 
@@ -56,6 +57,24 @@ class Batch:
     target: Tensor
     clean: Tensor | None
     sigma: Tensor
+
+    def shared(self) -> "Batch":
+        """An uninitialised batch like this one, in memory that processes forked later share."""
+        places = {id(t): torch.empty_like(t) for t in self._tensors()}
+        for place in places.values():
+            place.share_memory_()  # type: ignore[no-untyped-call]
+        clean = None if self.clean is None else places[id(self.clean)]
+        return Batch(places[id(self.x)], places[id(self.target)], clean, places[id(self.sigma)])
+
+    def copy_(self, other: "Batch") -> None:
+        """Takes the values of a batch of the same shapes."""
+        for own, others in zip(self._tensors(), other._tensors(), strict=True):
+            own.copy_(others)
+
+    def _tensors(self) -> list[Tensor]:
+        """Each once, also where it is the target and the clean picture."""
+        tensors = (t for t in (self.x, self.target, self.clean, self.sigma) if t is not None)
+        return list({id(t): t for t in tensors}.values())
 
 
 class Samples(Protocol):
@@ -183,35 +202,33 @@ class Batches:
     def prefetch(self, start: int, stop: int) -> Generator[Batch, None, None]:
         """The batches of the steps start, ..., stop - 1 in order, prepared ahead by `workers`.
 
-        One worker is a thread; several are processes where the system can fork this one, else threads. An
-        error in a worker is raised at its step. Closing the iterator ends the workers.
+        One worker is a thread. Several are processes, where the system can fork this one: then a batch lies
+        in memory that they share, and is valid until the next one is asked for. An error in a worker is
+        raised at its step. Closing the iterator ends the workers.
         """
         if self.workers == 0:
             yield from map(self.batch, range(start, stop))
-            return
-        in_processes = self.workers > 1 and sys.platform == "linux"
-        pool: Executor
-        if in_processes:
-            fork = multiprocessing.get_context("fork")
-            pool = ProcessPoolExecutor(self.workers, fork, _begin_work, (self,))
-        else:
-            pool = ThreadPoolExecutor(self.workers, thread_name_prefix="batches")
-        make = _served_batch if in_processes else self.batch
-        ahead: deque[Future[Batch]] = deque()
+        elif self.workers == 1 or sys.platform != "linux":
+            with ThreadPoolExecutor(self.workers, thread_name_prefix="batches") as pool:
+                yield from _ahead(pool, self.batch, range(start, stop), self.workers)
+        elif start < stop:
+            yield from self._by_processes(start, stop)
+
+    def _by_processes(self, start: int, stop: int) -> Generator[Batch, None, None]:
+        """`prefetch` by processes. To send tensors from one to another takes 5 ms and fresh pages each time;
+        so the batches of all that are at work, and the one that was given out, have places of their own."""
+        like = self.batch(start)
+        places = [like.shared() for _ in range(self.workers + 1)]
+        fork = multiprocessing.get_context("fork")
         try:
-            for step in range(start, stop):
-                ahead.append(pool.submit(make, step))
-                if len(ahead) > self.workers:  # as many are in the making as there are workers
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
+            with ProcessPoolExecutor(self.workers, fork, _begin_work, (self, places)) as pool:
+                for place in _ahead(pool, _work, range(start, stop), self.workers):
+                    yield places[place]
         except BrokenProcessPool:
             raise DenoiseError(
                 "a process that prepares batches was killed, as happens when memory runs out; a smaller"
                 " data.workers needs less of it"
             ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
 
     def _indices(self, step: int) -> Indices:
         """The pictures of a step: a window of all epochs' permutations laid end to end."""
@@ -222,22 +239,42 @@ class Batches:
         )
 
 
-_served: Batches
-"""In a worker process: what it makes batches of."""
+def _ahead(
+    pool: Executor, make: Callable[[int], _Made], steps: Sequence[int], workers: int
+) -> Generator[_Made, None, None]:
+    """`make(step)` of each step in order, as many in the making as there are workers."""
+    ahead: deque[Future[_Made]] = deque()
+    try:
+        for step in steps:
+            ahead.append(pool.submit(make, step))
+            if len(ahead) > workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _begin_work(batches: Batches) -> None:
+_served: tuple[Batches, list[Batch]]
+"""In a worker process: what it makes batches of, and their places."""
+
+
+def _begin_work(batches: Batches, places: list[Batch]) -> None:
     """Begins a worker process. It sees the same Ctrl-C as its parent, whose matter it is."""
     global _served
-    _served = batches
+    _served = batches, places
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    torch.set_num_threads(1)  # a team of threads does not survive a fork: copies to shared memory would hang
+    torch.set_num_threads(1)  # a team of threads does not survive a fork: a parallel copy would hang
     end_with_parent()
 
 
-def _served_batch(step: int) -> Batch:
-    return _served.batch(step)
+def _work(step: int) -> int:
+    """Makes a batch in a worker process; tells its place, which is free by then (see `_ahead`)."""
+    batches, places = _served
+    place = step % len(places)
+    places[place].copy_(batches.batch(step))
+    return place
 
 
 @lru_cache(maxsize=8)

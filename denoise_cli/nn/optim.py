@@ -232,7 +232,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.shape[1] > matrices.shape[2]
-    wide = matrices.mT if tall else matrices
+    wide: Tensor = matrices.mT if tall else matrices
     wide = wide / torch.linalg.matrix_norm(wide, keepdim=True).clamp(min=1e-7)
     gram = wide @ wide.mT
     product = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device).expand_as(gram)

@@ -215,7 +215,7 @@ def peak_memory(work: str, engine: str, setting: Setting) -> float:
 def peaks(works: list[str], setting: Setting) -> dict[tuple[str, str], float]:
     """`peak_memory` of every work by every engine; on a GPU several at once."""
     cases = [(work, engine) for work in works for engine in ENGINES]
-    with ThreadPoolExecutor(1 if setting.device.type == "cpu" else 6) as pool:
+    with ThreadPoolExecutor(1 if setting.device.type == "cpu" else 9) as pool:
         return dict(zip(cases, pool.map(lambda case: peak_memory(*case, setting), cases), strict=True))
 
 

@@ -29,6 +29,7 @@ from denoise_cli.nn.kernels.geometry import (
     Map,
     Pair,
     copy_to_phases,
+    copy_wide,
     copy_window,
     phase_range,
 )
@@ -189,4 +190,5 @@ def _columns(x: Tensor, first: int, last: int, OW: int, geometry: Geometry, work
     strides = (n * height * row, height * row, sh * row, sw * C, row, 1)
     windows = window.as_strided((parts, n, last - first, OW, kh, kw * C), strides)
     columns = workspace.empty("columns", (parts, n, last - first, OW, kh, kw * C), window)
-    return columns.copy_(windows).view(parts, -1, kh * kw * C)
+    copy_wide(windows, columns)
+    return columns.view(parts, -1, kh * kw * C)

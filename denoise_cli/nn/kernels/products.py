@@ -55,7 +55,7 @@ def products_of(x: Tensor, weight: Tensor) -> Iterator[None]:
     try:
         yield
     finally:
-        if by_onednn:
+        if by_onednn and allowed:
             torch.set_float32_matmul_precision(allowed)
         _mode.dtype, _mode.cheap = None, False
 
@@ -112,7 +112,7 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
     """Whether the device has instructions for it that torch's float32 products make no use of, as far as this
     version of torch can tell."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     try:
         capable = device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16")
         return bool(capable) and _onednn_keeps_float32()
