@@ -43,13 +43,12 @@ _mode = _Mode()
 @contextmanager
 def products_of(x: Tensor, weight: Tensor) -> Iterator[None]:
     """Inside, the products that convolve `x` with a weight (O, C, kh, kw) are as fast as they may be."""
-    allowed = matmul_precision()
-    wide = min(weight.shape[:2]) >= WIDE and x.dtype == torch.float32
-    if allowed == "medium" and wide and _multiplies_bfloat16(x.device):
-        _mode.dtype = torch.bfloat16
-    on_cpu = x.device.type == "cpu"
-    _mode.cheap = _mode.dtype is not None or not on_cpu
+    allowed, on_cpu = matmul_precision(), x.device.type == "cpu"
     by_onednn = on_cpu and allowed in ("highest", "medium") and _onednn_keeps_float32()
+    wide = min(weight.shape[:2]) >= WIDE and x.dtype == torch.float32
+    if allowed == "medium" and wide and (by_onednn or not on_cpu) and _multiplies_bfloat16(x.device):
+        _mode.dtype = torch.bfloat16
+    _mode.cheap = _mode.dtype is not None or not on_cpu
     if by_onednn:
         torch.set_float32_matmul_precision("medium")
     try:
@@ -109,12 +108,10 @@ def _onednn_keeps_float32() -> bool:
 
 @cache
 def _multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether the device has instructions for it that torch's float32 products make no use of, as far as this
-    version of torch can tell."""
+    """Whether the device has instructions for it, as far as this version of torch can tell."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     try:
-        capable = device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16")
-        return bool(capable) and _onednn_keeps_float32()
+        return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
     except AttributeError:
         return False
