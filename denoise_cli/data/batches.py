@@ -7,6 +7,7 @@ processes: threads would take turns at the interpreter's lock, and the training 
 """
 
 import math
+import mmap
 import multiprocessing
 import signal
 import sys
@@ -60,9 +61,7 @@ class Batch:
 
     def shared(self) -> "Batch":
         """An uninitialised batch like this one, in memory that processes forked later share."""
-        places = {id(t): torch.empty_like(t) for t in self._tensors()}
-        for place in places.values():
-            place.share_memory_()  # type: ignore[no-untyped-call]
+        places = {id(t): _shared_like(t) for t in self._tensors()}
         clean = None if self.clean is None else places[id(self.clean)]
         return Batch(places[id(self.x)], places[id(self.target)], clean, places[id(self.sigma)])
 
@@ -253,6 +252,12 @@ def _ahead(
             yield ahead.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _shared_like(tensor: Tensor) -> Tensor:
+    """Such a tensor in anonymous memory, which may be larger than /dev/shm is in a container."""
+    memory = mmap.mmap(-1, tensor.nbytes)
+    return torch.frombuffer(memory, dtype=tensor.dtype).as_strided(tensor.shape, tensor.stride())
 
 
 _served: tuple[Batches, list[Batch]]
