@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -36,6 +37,8 @@ from denoise_cli.data.synthetic import SyntheticSource
 from denoise_cli.errors import DenoiseError
 from denoise_cli.estimation import ESTIMATORS
 from denoise_cli.images import to_pixels, to_tensor
+
+in_processes = pytest.mark.skipif(sys.platform != "linux", reason="several workers are threads here")
 
 TASKS = Path("/proc/self/task")
 
@@ -174,6 +177,7 @@ class TestPrefetch:
         row.close()
         assert Counting.drawn <= 2
 
+    @in_processes
     def test_ctrl_c_is_for_the_training_to_answer(self) -> None:
         batches = Batches(patches(), batch=2, workers=2)
         with closing(batches.prefetch(0, 100)) as row:
@@ -184,6 +188,7 @@ class TestPrefetch:
                 same(batch, batches.batch(step)) for step, batch in zip(range(1, 9), row, strict=False)
             )
 
+    @in_processes
     def test_processes_beside_a_training_of_several_threads(self) -> None:
         before = torch.get_num_threads()
         torch.set_num_threads(2)
@@ -194,6 +199,7 @@ class TestPrefetch:
         finally:
             torch.set_num_threads(before)
 
+    @in_processes
     def test_a_worker_that_was_killed_ends_the_rest(self) -> None:
         row = Batches(patches(), batch=2, workers=2).prefetch(0, 10**9)
         next(row)
