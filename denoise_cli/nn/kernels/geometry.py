@@ -85,14 +85,18 @@ def copy_window(x: Tensor, top: int, left: int, out: Tensor) -> Tensor:
     x0, x1 = _overlap(left, x.shape[-2], width)
     if y0 >= y1 or x0 >= x1:
         return out.zero_()
-    if y0 > 0:
-        out[..., :y0, :, :].zero_()
-    if y1 < height:
-        out[..., y1:, :, :].zero_()
-    if x0 > 0:
-        out[..., y0:y1, :x0, :].zero_()
-    if x1 < width:
-        out[..., y0:y1, x1:, :].zero_()
+    if out.device.type != "cpu":  # which writes the whole sooner than it is told of four sides
+        if (y0, y1, x0, x1) != (0, height, 0, width):
+            out.zero_()
+    else:
+        if y0 > 0:
+            out[..., :y0, :, :].zero_()
+        if y1 < height:
+            out[..., y1:, :, :].zero_()
+        if x0 > 0:
+            out[..., y0:y1, :x0, :].zero_()
+        if x1 < width:
+            out[..., y0:y1, x1:, :].zero_()
     copy_wide(x[..., top + y0 : top + y1, left + x0 : left + x1, :], out[..., y0:y1, x0:x1, :])
     return out
 
