@@ -2,19 +2,11 @@
 
 A batch may be prepared in a thread beside the training, so it is made by NumPy. A parallel operation of torch
 would give that thread a team of workers of its own: more than there are cores, which then wait for each other
-with the help of the system instead of a few spins, and a step takes three times as long. Several workers are
-processes: threads would take turns at the interpreter's lock, and the training would wait in the same queue.
+with the help of the system instead of a few spins, and a step takes three times as long.
 """
 
 import math
-import mmap
-import multiprocessing
-import signal
-import sys
-from collections import deque
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple, Protocol, TypeVar
@@ -27,13 +19,11 @@ from torch import Tensor
 from denoise_cli.data.noise_models import Noise
 from denoise_cli.data.photo_noise import resized
 from denoise_cli.data.pickles import PickleSource
+from denoise_cli.data.prefetching import prefetched
 from denoise_cli.data.sources import Source
-from denoise_cli.errors import DenoiseError
 from denoise_cli.images import in_channels, to_pixels, to_tensor
-from denoise_cli.processes import end_with_parent
 
 _T = TypeVar("_T", bound=np.generic)
-_Made = TypeVar("_Made")
 Pairing = Literal["clean", "noise2noise"]
 Indices = NDArray[np.int64]
 
@@ -58,22 +48,6 @@ class Batch:
     target: Tensor
     clean: Tensor | None
     sigma: Tensor
-
-    def shared(self) -> "Batch":
-        """An uninitialised batch like this one, in memory that processes forked later share."""
-        places = {id(t): _shared_like(t) for t in self._tensors()}
-        clean = None if self.clean is None else places[id(self.clean)]
-        return Batch(places[id(self.x)], places[id(self.target)], clean, places[id(self.sigma)])
-
-    def copy_(self, other: "Batch") -> None:
-        """Takes the values of a batch of the same shapes."""
-        for own, others in zip(self._tensors(), other._tensors(), strict=True):
-            own.copy_(others)
-
-    def _tensors(self) -> list[Tensor]:
-        """Each once, also where it is the target and the clean picture."""
-        tensors = (t for t in (self.x, self.target, self.clean, self.sigma) if t is not None)
-        return list({id(t): t for t in tensors}.values())
 
 
 class Samples(Protocol):
@@ -199,35 +173,8 @@ class Batches:
         return self.samples.draw(self._indices(step), generator)
 
     def prefetch(self, start: int, stop: int) -> Generator[Batch, None, None]:
-        """The batches of the steps start, ..., stop - 1 in order, prepared ahead by `workers`.
-
-        One worker is a thread. Several are processes, where the system can fork this one: then a batch lies
-        in memory that they share, and is valid until the next one is asked for. An error in a worker is
-        raised at its step. Closing the iterator ends the workers.
-        """
-        if self.workers == 0:
-            yield from map(self.batch, range(start, stop))
-        elif self.workers == 1 or sys.platform != "linux":
-            with ThreadPoolExecutor(self.workers, thread_name_prefix="batches") as pool:
-                yield from _ahead(pool, self.batch, range(start, stop), self.workers)
-        elif start < stop:
-            yield from self._by_processes(start, stop)
-
-    def _by_processes(self, start: int, stop: int) -> Generator[Batch, None, None]:
-        """`prefetch` by processes. To send tensors from one to another takes 5 ms and fresh pages each time;
-        so the batches of all that are at work, and the one that was given out, have places of their own."""
-        like = self.batch(start)
-        places = [like.shared() for _ in range(self.workers + 1)]
-        fork = multiprocessing.get_context("fork")
-        try:
-            with ProcessPoolExecutor(self.workers, fork, _begin_work, (self, places)) as pool:
-                for place in _ahead(pool, _work, range(start, stop), self.workers):
-                    yield places[place]
-        except BrokenProcessPool:
-            raise DenoiseError(
-                "a process that prepares batches was killed, as happens when memory runs out; a smaller"
-                " data.workers needs less of it"
-            ) from None
+        """The batches of the steps start, ..., stop - 1 in order, prepared ahead (see `prefetching`)."""
+        return prefetched(self.batch, range(start, stop), self.workers)
 
     def _indices(self, step: int) -> Indices:
         """The pictures of a step: a window of all epochs' permutations laid end to end."""
@@ -236,50 +183,6 @@ class Batches:
         return np.array(
             [permutation(self.seed, int(e), length)[p] for e, p in zip(epochs, places, strict=True)]
         )
-
-
-def _ahead(
-    pool: Executor, make: Callable[[int], _Made], steps: Sequence[int], workers: int
-) -> Generator[_Made, None, None]:
-    """`make(step)` of each step in order, as many in the making as there are workers."""
-    ahead: deque[Future[_Made]] = deque()
-    try:
-        for step in steps:
-            ahead.append(pool.submit(make, step))
-            if len(ahead) > workers:
-                yield ahead.popleft().result()
-        while ahead:
-            yield ahead.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _shared_like(tensor: Tensor) -> Tensor:
-    """Such a tensor in anonymous memory, which may be larger than /dev/shm is in a container."""
-    memory = mmap.mmap(-1, tensor.nbytes)
-    return torch.frombuffer(memory, dtype=tensor.dtype).as_strided(tensor.shape, tensor.stride())
-
-
-_served: tuple[Batches, list[Batch]]
-"""In a worker process: what it makes batches of, and their places."""
-
-
-def _begin_work(batches: Batches, places: list[Batch]) -> None:
-    """Begins a worker process. It sees the same Ctrl-C as its parent, whose matter it is."""
-    global _served
-    _served = batches, places
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    torch.set_num_threads(1)  # a team of threads does not survive a fork: a parallel copy would hang
-    end_with_parent()
-
-
-def _work(step: int) -> int:
-    """Makes a batch in a worker process; tells its place, which is free by then (see `_ahead`)."""
-    batches, places = _served
-    place = step % len(places)
-    places[place].copy_(batches.batch(step))
-    return place
 
 
 @lru_cache(maxsize=8)

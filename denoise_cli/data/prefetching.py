@@ -1,0 +1,122 @@
+"""Batches that are prepared while the training computes."""
+
+import mmap
+import multiprocessing
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from denoise_cli.errors import DenoiseError
+from denoise_cli.processes import end_with_parent
+
+if TYPE_CHECKING:
+    from denoise_cli.data.batches import Batch
+
+_Made = TypeVar("_Made")
+Make = Callable[[int], "Batch"]
+"""Makes the batch of a step."""
+
+
+def prefetched(make: Make, steps: range, workers: int) -> Generator["Batch", None, None]:
+    """`make(step)` of each step in order, as many in the making as there are workers.
+
+    One worker is a thread. Several are processes, where the system can fork this one: threads would take
+    turns at the interpreter's lock, and the training would wait in the same queue. Then a batch lies in
+    memory that they share, and is valid until the next one is asked for.
+
+    An error in a worker is raised at its step. Closing the iterator ends the workers.
+    """
+    if workers == 0:
+        yield from map(make, steps)
+    elif workers == 1 or sys.platform != "linux":
+        with ThreadPoolExecutor(workers, thread_name_prefix="batches") as pool:
+            yield from _ahead(pool, make, steps, workers)
+    elif steps:
+        yield from _by_processes(make, steps, workers)
+
+
+def _by_processes(make: Make, steps: range, workers: int) -> Generator["Batch", None, None]:
+    """`prefetched` by processes. To send tensors from one to another takes 5 ms and fresh pages each time; so
+    the batches of all that are at work, and the one that was given out, have places of their own."""
+    like = make(steps[0])
+    places = [_shared(like) for _ in range(workers + 1)]
+    fork = multiprocessing.get_context("fork")
+    try:
+        with ProcessPoolExecutor(workers, fork, _begin_work, (make, places)) as pool:
+            for place in _ahead(pool, _work, steps, workers):
+                yield places[place]
+    except BrokenProcessPool:
+        raise DenoiseError(
+            "a process that prepares batches was killed, as happens when memory runs out; a smaller"
+            " data.workers needs less of it"
+        ) from None
+
+
+def _ahead(
+    pool: Executor, make: Callable[[int], _Made], steps: Sequence[int], workers: int
+) -> Generator[_Made, None, None]:
+    ahead: deque[Future[_Made]] = deque()
+    try:
+        for step in steps:
+            ahead.append(pool.submit(make, step))
+            if len(ahead) > workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+# In a worker process ---------------------------------------------------------------------------------------
+
+_served: tuple[Make, list["Batch"]]
+"""What it makes batches by, and their places."""
+
+
+def _begin_work(make: Make, places: list["Batch"]) -> None:
+    """Begins a worker process. It sees the same Ctrl-C as its parent, whose matter it is."""
+    global _served
+    _served = make, places
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)  # a team of threads does not survive a fork: a parallel copy would hang
+    end_with_parent()
+
+
+def _work(step: int) -> int:
+    """Makes a batch; tells its place, which is free by then: `_ahead` asks for no more than there are."""
+    make, places = _served
+    place = step % len(places)
+    for target, source in zip(_tensors(places[place]), _tensors(make(step)), strict=True):
+        target.copy_(source)
+    return place
+
+
+# Shared memory -------------------------------------------------------------------------------------------
+
+
+def _shared(batch: "Batch") -> "Batch":
+    """An uninitialised batch like this one, in memory that processes forked later share."""
+    places = {id(tensor): _shared_like(tensor) for tensor in _tensors(batch)}
+    here: dict[str, Any] = {field.name: places.get(id(getattr(batch, field.name))) for field in fields(batch)}
+    return replace(batch, **here)
+
+
+def _shared_like(tensor: Tensor) -> Tensor:
+    """Such a tensor in anonymous memory, which may be larger than /dev/shm is in a container."""
+    memory = mmap.mmap(-1, tensor.nbytes)
+    return torch.frombuffer(memory, dtype=tensor.dtype).as_strided(tensor.shape, tensor.stride())
+
+
+def _tensors(batch: "Batch") -> list[Tensor]:
+    """Each tensor once, also where it is both the target and the clean picture."""
+    values = (getattr(batch, field.name) for field in fields(batch))
+    return list({id(value): value for value in values if value is not None}.values())
