@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -37,8 +38,7 @@ def prefetched(make: Make, steps: range, workers: int) -> Generator["Batch", Non
     if workers == 0:
         yield from map(make, steps)
     elif workers == 1 or sys.platform != "linux":
-        with ThreadPoolExecutor(workers, thread_name_prefix="batches") as pool:
-            yield from _ahead(pool, make, steps, workers)
+        yield from _ahead(ThreadPoolExecutor(workers, thread_name_prefix="batches"), make, steps, workers)
     elif steps:
         yield from _by_processes(make, steps, workers)
 
@@ -48,10 +48,10 @@ def _by_processes(make: Make, steps: range, workers: int) -> Generator["Batch", 
     the batches of all that are at work, and the one that was given out, have places of their own."""
     like = make(steps[0])
     places = [_shared(like) for _ in range(workers + 1)]
-    fork = multiprocessing.get_context("fork")
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _begin_work, (make, places))
     try:
-        with ProcessPoolExecutor(workers, fork, _begin_work, (make, places)) as pool:
-            for place in _ahead(pool, _work, steps, workers):
+        with closing(_ahead(pool, _work, steps, workers)) as made:
+            for place in made:
                 yield places[place]
     except BrokenProcessPool:
         raise DenoiseError(
@@ -63,6 +63,7 @@ def _by_processes(make: Make, steps: range, workers: int) -> Generator["Batch", 
 def _ahead(
     pool: Executor, make: Callable[[int], _Made], steps: Sequence[int], workers: int
 ) -> Generator[_Made, None, None]:
+    """What the pool makes of each step in order; it is shut down at the end, what is left undone."""
     ahead: deque[Future[_Made]] = deque()
     try:
         for step in steps:

@@ -10,7 +10,7 @@ optimizer after it.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import torch
@@ -40,9 +40,14 @@ class Optimizer:
     def step(self) -> None:
         """Moves every parameter once."""
         self.steps += 1
+        for value, grad, moments in self._each():
+            self.update(value, grad, *moments)
+
+    def _each(self) -> Iterator[tuple[Tensor, Tensor, tuple[Tensor, ...]]]:
+        """Every parameter, its gradient and its moments."""
         moments = zip(*self._moments.values(), strict=True) if self._moments else [()] * len(self.parameters)
         for (value, grad), own in zip(self.parameters, moments, strict=True):
-            self.update(value, grad, *own)
+            yield value, grad, own
 
     def update(self, value: Tensor, grad: Tensor, *moments: Tensor) -> None:
         """Moves one parameter and its moments in place, and leaves its gradient as it is."""
@@ -203,24 +208,22 @@ class Muon(AdamW):
         self.momentum = momentum
 
     def step(self) -> None:
-        self._alike: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
-        super().step()
-        for shape, pairs in self._alike.items():
+        """Moves every parameter once, matrices of one shape together: a call costs more than they do."""
+        self.steps += 1
+        alike: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
+        for value, grad, moments in self._each():
+            if value.ndim < 2:
+                self.update(value, grad, *moments)
+                continue
+            mean = moments[0].lerp_(grad, 1 - self.momentum)
+            direction = grad.lerp(mean, self.momentum).flatten(1)
+            alike.setdefault(direction.shape, []).append((value, direction))
+        for shape, pairs in alike.items():
             rate = 0.2 * self.lr * math.sqrt(max(shape))
             moves = orthogonalised(torch.stack([direction for _, direction in pairs]))
             for (value, _), move in zip(pairs, moves, strict=True):
                 value.mul_(1 - self.lr * self.weight_decay)
                 value.add_(move.reshape_as(value), alpha=-rate)
-
-    def update(self, value: Tensor, grad: Tensor, *moments: Tensor) -> None:
-        """Moves a vector; puts a matrix and its direction to those of its shape, which `step` moves together:
-        matrices of a network are small, and calls cost more than they do."""
-        if value.ndim < 2:
-            super().update(value, grad, *moments)
-            return
-        mean = moments[0].lerp_(grad, 1 - self.momentum)
-        direction = grad.lerp(mean, self.momentum).flatten(1)
-        self._alike.setdefault(direction.shape, []).append((value, direction))
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:

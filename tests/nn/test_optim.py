@@ -111,6 +111,17 @@ def test_muon_moves_matrices_by_their_singular_directions_and_vectors_as_adamw()
         torch.testing.assert_close(ours[index][0], value, rtol=1e-9, atol=1e-9)
 
 
+def test_muon_moves_matrices_of_one_shape_as_each_alone() -> None:
+    alone, together = ([*pairs(), *pairs()] for _ in range(2))
+    for value, _ in [*alone[3:], *together[3:]]:
+        value.neg_().add_(0.5)
+    advance(Muon(together, lr=0.02), together, range(5))
+    for pair in alone:
+        advance(Muon([pair], lr=0.02), [pair], range(5))
+    for (value, _), (expected, _) in zip(together, alone, strict=True):
+        torch.testing.assert_close(value, expected, rtol=0, atol=1e-12)
+
+
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
 def test_muon_is_torchs_but_for_its_half_precision() -> None:
     ours = [(value, grad) for value, grad in pairs() if value.ndim == 2]

@@ -85,20 +85,28 @@ def copy_window(x: Tensor, top: int, left: int, out: Tensor) -> Tensor:
     x0, x1 = _overlap(left, x.shape[-2], width)
     if y0 >= y1 or x0 >= x1:
         return out.zero_()
-    if out.device.type != "cpu":  # which writes the whole sooner than it is told of four sides
-        if (y0, y1, x0, x1) != (0, height, 0, width):
-            out.zero_()
-    else:
-        if y0 > 0:
-            out[..., :y0, :, :].zero_()
-        if y1 < height:
-            out[..., y1:, :, :].zero_()
-        if x0 > 0:
-            out[..., y0:y1, :x0, :].zero_()
-        if x1 < width:
-            out[..., y0:y1, x1:, :].zero_()
+    if (y0, y1, x0, x1) != (0, height, 0, width):
+        _zero_around(out, y0, y1, x0, x1)
     copy_wide(x[..., top + y0 : top + y1, left + x0 : left + x1, :], out[..., y0:y1, x0:x1, :])
     return out
+
+
+def _zero_around(out: Tensor, y0: int, y1: int, x0: int, x1: int) -> None:
+    """Zeros where `out` (..., height, width, C) lies outside of rows y0 to y1 and columns x0 to x1.
+
+    Inside, it may become zero too: an accelerator writes the whole sooner than it is told of four sides.
+    """
+    if out.device.type != "cpu":
+        out.zero_()
+        return
+    if y0 > 0:
+        out[..., :y0, :, :].zero_()
+    if y1 < out.shape[-3]:
+        out[..., y1:, :, :].zero_()
+    if x0 > 0:
+        out[..., y0:y1, :x0, :].zero_()
+    if x1 < out.shape[-2]:
+        out[..., y0:y1, x1:, :].zero_()
 
 
 def copy_phases(
