@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from denoise_cli.nn.initialisation import Initialisation, initialise
+from denoise_cli.nn.kernels.joining import ADD, Join
 
 Shape = tuple[int, ...]
 
@@ -80,6 +81,9 @@ class Module:
     fresh_gradient: bool = False
     """Whether `backward` returns new memory that nobody reads again."""
 
+    joins: bool = False
+    """Whether `forward_onto` and `backward_onto` join their results piece by piece, as they come."""
+
     def __init__(self) -> None:
         self.training = True
         self.needs_input_gradient = True
@@ -112,9 +116,15 @@ class Module:
         """`backward` that may overwrite its argument."""
         return self.backward(dy)
 
-    def forward_onto(self, x: Tensor, onto: Tensor) -> Tensor:
-        """onto + f(x), which may take the memory of `onto`: not that of `x`."""
-        return onto.add_(self.forward(x))
+    def forward_onto(self, x: Tensor, onto: Tensor, join: Join = ADD) -> Tensor:
+        """f(x) joined with `onto`, in its memory if that is channels-last."""
+        join.put(onto, self.forward(x))
+        return onto
+
+    def backward_onto(self, dy: Tensor, onto: Tensor, join: Join = ADD) -> Tensor:
+        """dL/dx joined with `onto`, in its memory if that is channels-last: it may be what was saved."""
+        join.put(onto, self.backward(dy))
+        return onto
 
     # What a subclass uses -------------------------------------------------------------------------------
 

@@ -53,7 +53,7 @@ def without_overwriting(net: Module) -> Module:
     """The same net, of which no module overwrites anything but its own scratch memory."""
     for module in net.modules():
         module.forward_, module.backward_ = module.forward, module.backward  # type: ignore[method-assign]
-        module.fresh_output = module.fresh_gradient = False
+        module.fresh_output = module.fresh_gradient = module.joins = False
     return net
 
 
@@ -128,6 +128,24 @@ def test_an_activation_takes_the_memory_of_what_it_follows() -> None:
     net.forward(torch.ones(4, 3))
     (of_relu,), (of_last,) = relu._saved, net.layers[2]._saved
     assert of_relu.data_ptr() == of_last.data_ptr()
+
+
+@pytest.mark.parametrize("layer", [CONV, {"upsampling": {"in_channels": 4, "out_channels": 4}}])
+def test_the_gradient_by_an_activation_takes_the_memory_of_its_output(layer: dict[str, Any]) -> None:
+    net = build(["tanh", layer])
+    y = net.forward(channels_last(torch.randn(2, 4, 6, 6)))
+    (of_tanh,) = net.layers[0]._saved
+    assert net.backward(torch.ones_like(y)).data_ptr() == of_tanh.data_ptr()
+
+
+def test_the_gradient_by_a_residual_sum_takes_the_memory_of_that_by_its_output() -> None:
+    net = build([{"residual": {"body": [CONV, "relu", CONV]}}])
+    x, dy = (channels_last(torch.randn(2, 4, 6, 6)) for _ in range(2))
+    _, expected = net.forward(x), net.backward(dy)
+    net.forward(x)
+    dx = net.backward_(dy)
+    assert dx.data_ptr() == dy.data_ptr()
+    assert torch.equal(dx, expected)
 
 
 def test_outside_training_a_residual_sum_takes_the_memory_of_its_input() -> None:

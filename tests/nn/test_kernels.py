@@ -15,6 +15,7 @@ from denoise_cli.nn import kernels
 from denoise_cli.nn.kernels import KERNELS, chunks, depthwise, memory, winograd
 from denoise_cli.nn.kernels.chunks import Scratch, Workspace
 from denoise_cli.nn.kernels.geometry import Geometry
+from denoise_cli.nn.kernels.joining import ADD, WRITE, Join
 from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_3, MinimalFilter, Steps
 from denoise_cli.nn.kernels.products import products_of
 from denoise_cli.nn.precision import products_in
@@ -49,8 +50,9 @@ def pictures(x: Tensor) -> Tensor:
 def ours(kernel: ModuleType, x: Tensor, w: Tensor, b: Tensor, dy: Tensor, g: Geometry) -> list[Tensor]:
     """y, dx, dw, db; the two sums start from ones, so that overwriting them shows."""
     xs, dys, dw, db = pictures(x), pictures(dy), torch.ones_like(w), torch.ones_like(b)
-    y = kernel.forward(xs, w, b, g)
-    dx = kernel.input_gradient(dys, w, None, g, (x.shape[2], x.shape[3]))
+    y, dx = torch.full_like(dys, torch.nan), torch.full_like(xs, torch.nan)
+    kernel.forward(xs, w, b, g, y, WRITE)
+    kernel.input_gradient(dys, w, None, g, dx, WRITE)
     kernel.weight_gradient(xs, dys, dw, db, g)
     return [y.permute(0, 3, 1, 2), dx.permute(0, 3, 1, 2), dw - 1, db - 1]
 
@@ -151,8 +153,8 @@ def test_chunks_and_threads_change_nothing_but_rounding(
         with chunks_of(chunk):
             parts = ours(kernel, *case, g)
             again = ours(kernel, *case, g)
-            onto = torch.ones_like(pictures(whole[0]))
-            added = kernels.forward_onto(pictures(case[0]), case[1], case[2], g, onto)
+            added = torch.ones_like(pictures(whole[0]))
+            kernels.forward(pictures(case[0]), case[1], case[2], g, added, ADD)
     finally:
         torch.set_num_threads(1)
     assert max(errors(parts, whole)) < 1e-13
@@ -160,31 +162,40 @@ def test_chunks_and_threads_change_nothing_but_rounding(
     torch.testing.assert_close(added - 1, pictures(whole[0]))
 
 
-@pytest.mark.parametrize(("kernel", "g"), CASES)
+def halve(memory: Tensor) -> None:
+    memory.mul_(0.5)
+
+
+JOINS = {
+    "add": ADD,
+    "multiply": Join(lambda memory, result: memory.mul_(result)),
+    "halve": Join(lambda memory, result: memory.copy_(result).mul_(0.5), finish=halve),
+}
+
+
+@pytest.mark.parametrize(("kernel", "g"), [*CASES, *(pytest.param(depthwise, g) for g in GEOMETRIES)])
 @pytest.mark.parametrize("size", [(12, 16), (13, 9)])
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_a_sum_takes_the_memory_of_its_other_term(
-    kernel: ModuleType,
-    g: Geometry,
-    size: tuple[int, int],
-    with_bias: bool,
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("join", JOINS.values(), ids=JOINS)
+def test_results_are_joined_with_what_is_in_memory(
+    kernel: ModuleType, g: Geometry, size: tuple[int, int], with_bias: bool, join: Join
 ) -> None:
-    """Exactly what `forward` and `input_gradient` give is added, whatever the kernel."""
-    monkeypatch.setattr(kernels, "choose", lambda *_: kernel)
-    x, w, b, dy = (pictures(t) if t.dim() == 4 else t for t in random_case(g, 2, 3, 5, size, torch.float32))
-    w = w.permute(0, 3, 1, 2)
-    bias, onto = b if with_bias else None, torch.randn_like(dy)
-    expected = onto + kernels.forward(x, w, bias, g)
-    result = kernels.forward_onto(x, w, bias, g, onto)
-    assert torch.equal(result, expected)
-    assert result.data_ptr() == onto.data_ptr()
-
-    bias, onto = torch.randn(3) if with_bias else None, torch.randn_like(x)
-    expected = onto + kernels.input_gradient(dy, w, bias, g, size)
-    result = kernels.input_gradient_onto(dy, w, bias, g, onto)
-    assert torch.equal(result, expected)
-    assert result.data_ptr() == onto.data_ptr()
+    """What a kernel would write, once at every place, whatever its chunks."""
+    O = 1 if kernel is depthwise else 5
+    x, w, b, dy = random_case(g, 2, 1 if kernel is depthwise else 3, O, size, torch.float32)
+    if kernel is depthwise:
+        x, w, b, dy = x.repeat(1, 3, 1, 1), w.repeat(3, 1, 1, 1), b.repeat(3), dy.repeat(1, 3, 1, 1)
+    for map_, taken, bias, like in (
+        (kernel.forward, pictures(x), b, pictures(dy)),
+        (kernel.input_gradient, pictures(dy), torch.randn(3), pictures(x)),
+    ):
+        result, memory = torch.empty_like(like), torch.randn_like(like)
+        before, some_bias = memory.clone(), bias if with_bias else None
+        with chunks_of(2000):
+            map_(taken, w, some_bias, g, result, WRITE)
+            map_(taken, w, some_bias, g, memory, join)
+        join.put(before, result)
+        torch.testing.assert_close(memory, before)
 
 
 @pytest.mark.parametrize("g", GEOMETRIES)

@@ -14,7 +14,8 @@ from types import ModuleType
 from torch import Tensor
 
 from denoise_cli.nn.kernels import columns, shifted, winograd
-from denoise_cli.nn.kernels.geometry import Geometry, Map, Pair
+from denoise_cli.nn.kernels.geometry import Geometry, Map
+from denoise_cli.nn.kernels.joining import WRITE, Join
 from denoise_cli.nn.kernels.products import products_of
 
 KERNELS: dict[str, ModuleType] = {"winograd": winograd, "columns": columns, "shifted": shifted}
@@ -32,42 +33,22 @@ def choose(which: Map, geometry: Geometry, channels: int, out_channels: int) -> 
     return shifted
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
-    """y (N, OH, OW, O) = x (N, H, W, C) * weight (O, C, kh, kw) + bias (O,)."""
+def forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, y: Tensor, join: Join = WRITE
+) -> None:
+    """y (N, OH, OW, O) = x (N, H, W, C) * weight (O, C, kh, kw) + bias (O,), joined with what `y` holds."""
     with products_of(x, weight):
         kernel = choose("forward", geometry, weight.shape[1], weight.shape[0])
-        y: Tensor = kernel.forward(x, weight, bias, geometry)
-    return y
+        kernel.forward(x, weight, bias, geometry, y, join)
 
 
-def forward_onto(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, onto: Tensor) -> Tensor:
-    """`onto` (N, OH, OW, O) + y, in its memory; Winograd's kernel and gathered columns need no other."""
-    with products_of(x, weight):
-        kernel = choose("forward", geometry, weight.shape[1], weight.shape[0])
-        if kernel is shifted:
-            return onto.add_(shifted.forward(x, weight, bias, geometry))
-        y: Tensor = kernel.forward(x, weight, bias, geometry, onto)
-    return y
-
-
-def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, size: Pair) -> Tensor:
-    """dx (N, H, W, C) for pictures of `size` from dy (N, OH, OW, O), plus a bias (C,) if there is one."""
+def input_gradient(
+    dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, dx: Tensor, join: Join = WRITE
+) -> None:
+    """dx (N, H, W, C) from dy (N, OH, OW, O), plus a bias (C,), joined with what `dx` holds."""
     with products_of(dy, weight):
         kernel = choose("input_gradient", geometry, weight.shape[1], weight.shape[0])
-        dx: Tensor = kernel.input_gradient(dy, weight, bias, geometry, size)
-    return dx
-
-
-def input_gradient_onto(
-    dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, onto: Tensor
-) -> Tensor:
-    """`onto` (N, H, W, C) + dx, in its memory; shifted products need no other."""
-    size = onto.shape[1], onto.shape[2]
-    with products_of(dy, weight):
-        kernel = choose("input_gradient", geometry, weight.shape[1], weight.shape[0])
-        if kernel is shifted:
-            return shifted.input_gradient(dy, weight, bias, geometry, size, onto)
-        return onto.add_(kernel.input_gradient(dy, weight, bias, geometry, size))
+        kernel.input_gradient(dy, weight, bias, geometry, dx, join)
 
 
 def weight_gradient(

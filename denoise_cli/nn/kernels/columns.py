@@ -27,13 +27,12 @@ from denoise_cli.nn.kernels.chunks import Workspace, chunks_of_rows, local_works
 from denoise_cli.nn.kernels.geometry import (
     Geometry,
     Map,
-    Pair,
     copy_to_phases,
     copy_wide,
     copy_window,
     phase_range,
 )
-from denoise_cli.nn.kernels.memory import empty
+from denoise_cli.nn.kernels.joining import Join
 from denoise_cli.nn.kernels.parts import in_parts
 from denoise_cli.nn.kernels.products import factor, factor_type, multiply, products_are_cheap
 
@@ -59,24 +58,25 @@ def is_worth_it(which: Map, geometry: Geometry, channels: int, out_channels: int
 
 
 def forward(
-    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, onto: Tensor | None = None
-) -> Tensor:
-    """y (N, OH, OW, O) = x (N, H, W, C) * weight (O, C, kh, kw) + bias (O,); onto + y in the memory of
-    `onto`, if that is given."""
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, y: Tensor, join: Join
+) -> None:
+    """y (N, OH, OW, O) = x (N, H, W, C) * weight (O, C, kh, kw) + bias (O,)."""
     O, C = weight.shape[:2]
     if geometry.stride != (1, 1) or not _spreads(C, O):
-        return _gather(x, weight, bias, geometry, onto)
-    size = geometry.output_size((x.shape[1], x.shape[2]))
-    y = _spread(x, weight.flip(2, 3).transpose(0, 1), bias, _turned(geometry), size)
-    return y if onto is None else onto.add_(y)
+        _gather(x, weight, bias, geometry, y, join)
+    else:
+        _spread(x, weight.flip(2, 3).transpose(0, 1), bias, _turned(geometry), y, join)
 
 
-def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, size: Pair) -> Tensor:
+def input_gradient(
+    dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, dx: Tensor, join: Join
+) -> None:
     """dx (N, H, W, C) from dy (N, OH, OW, O), plus a bias (C,)."""
     O, C = weight.shape[:2]
     if geometry.stride != (1, 1) or _spreads(O, C):
-        return _spread(dy, weight, bias, geometry, size)
-    return _gather(dy, weight.flip(2, 3).transpose(0, 1), bias, _turned(geometry))
+        _spread(dy, weight, bias, geometry, dx, join)
+    else:
+        _gather(dy, weight.flip(2, 3).transpose(0, 1), bias, _turned(geometry), dx, join)
 
 
 def weight_gradient(
@@ -104,35 +104,36 @@ def _turned(geometry: Geometry) -> Geometry:
 
 
 def _gather(
-    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, onto: Tensor | None = None
-) -> Tensor:
-    """The convolution by columns of x and one product; onto + that, if `onto` is given, in its memory."""
-    O = weight.shape[0]
-    N, OH, OW = x.shape[0], *geometry.output_size((x.shape[1], x.shape[2]))
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, y: Tensor, join: Join
+) -> None:
+    """The convolution by columns of x and one product."""
+    N, OH, OW, O = y.shape
     workspace = local_workspace(__name__)
     matrix = factor(weight.permute(2, 3, 1, 0).reshape(-1, O), "matrix", workspace)
-    y = empty((N, OH, OW, O), x) if onto is None else onto
     chunks = chunks_of_rows(N, OH, OW * max(_columns_width(matrix.shape[0], x), O), x)
     for pictures, first, last in chunks:
         (columns,) = _columns(x[None, pictures], first, last, OW, geometry, workspace)
         target = y[pictures, first:last].view(-1, O)
-        out = target if onto is None else workspace.empty("sums", tuple(target.shape), x)
+        out = target if join.finish else workspace.empty("sums", tuple(target.shape), x)
         multiply(columns, matrix, out, workspace, plus=bias)
-        if onto is not None:
-            target.add_(out)
-    return y
+        if join.finish:
+            join.finish(target)
+        else:
+            join.put(target, out)
 
 
-def _spread(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, size: Pair) -> Tensor:
+def _spread(
+    dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, dx: Tensor, join: Join
+) -> None:
     """The input gradient of few input channels: what a pixel of dy adds to each tap, then shifted sums."""
     O, C, kh, kw = weight.shape
+    size = dx.shape[1], dx.shape[2]
     (sh, sw), phases = geometry.stride, geometry.all_phases
     rh, rw, few = kh // sh, kw // sw, len(phases) * C
     (top, bottom), (left, right) = phase_range(geometry, size, 0), phase_range(geometry, size, 1)
     # place a of a phase sums dy[a - t] over the taps t of the phases' rh x rw kernel, the last tap first
     taps = weight.view(O, C, rh, sh, rw, sw).flip(2, 4).permute(2, 4, 3, 5, 1, 0).reshape(-1, O)
     biases = None if bias is None else bias.repeat(len(phases))[:, None]
-    dx = empty((dy.shape[0], *size, C), dy)
     width = right - left + rw - 1
     chunks = chunks_of_rows(dy.shape[0], bottom - top, width * max(O, rh * rw * few), dy)
     workspace = local_workspace(__name__)
@@ -155,8 +156,7 @@ def _spread(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry,
             total.add_(biases)
         planes = sums.view(len(phases), C, n, height, width).permute(2, 3, 4, 0, 1)
         planes = planes[:, : last - first, : right - left]
-        copy_to_phases(planes, top + first, left, geometry, phases, dx[pictures])
-    return dx
+        copy_to_phases(planes, top + first, left, geometry, phases, dx[pictures], join)
 
 
 def _column_products(x: Tensor, dy: Tensor, geometry: Geometry) -> Tensor:

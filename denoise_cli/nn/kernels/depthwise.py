@@ -16,30 +16,35 @@ from torch import Tensor
 
 from denoise_cli.nn.kernels.chunks import chunks_of_rows, local_workspace
 from denoise_cli.nn.kernels.geometry import Geometry, Pair, copy_window
-from denoise_cli.nn.kernels.memory import empty
+from denoise_cli.nn.kernels.joining import WRITE, Join
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+def forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, y: Tensor, join: Join = WRITE
+) -> None:
     """y (N, OH, OW, C) of x (N, H, W, C), weight (C, 1, kh, kw) and bias (C,)."""
-    return _sum_of_taps(x, _taps(weight), bias, geometry, geometry.output_size((x.shape[1], x.shape[2])))
+    _sum_of_taps(x, _taps(weight), bias, geometry, y, join)
 
 
-def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, size: Pair) -> Tensor:
-    """dx (N, H, W, C) for pictures of `size` from dy (N, OH, OW, C), plus a bias (C,) if there is one."""
+def input_gradient(
+    dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, dx: Tensor, join: Join = WRITE
+) -> None:
+    """dx (N, H, W, C) from dy (N, OH, OW, C), plus a bias (C,) if there is one."""
     (eh, ew), (ph, pw) = geometry.extent, geometry.padding
     if geometry.stride == (1, 1):  # the convolution of dy with the window turned around
         turned = Geometry(geometry.kernel, padding=(eh - 1 - ph, ew - 1 - pw), dilation=geometry.dilation)
-        return _sum_of_taps(dy, _taps(weight.flip(2, 3)), bias, turned, size)
-    N, OH, OW, C = dy.shape
-    taps, dx = _taps(weight), empty((N, *size, C), dy)
+        _sum_of_taps(dy, _taps(weight.flip(2, 3)), bias, turned, dx, join)
+        return
+    (N, OH, OW, C), size, taps = dy.shape, (dx.shape[1], dx.shape[2]), _taps(weight)
     rows, columns = max(size[0] + 2 * ph, eh), max(size[1] + 2 * pw, ew)
     padded = local_workspace(__name__).empty("padded", (1, rows, columns, C), dy)
     for n in range(N):
         padded.zero_()
         for tap, seen in zip(taps, _seen(padded, geometry, (OH, OW)), strict=True):
             seen.addcmul_(dy[n : n + 1], tap)
-        dx[n : n + 1].copy_(padded[:, ph : ph + size[0], pw : pw + size[1]])
-    return dx if bias is None else dx.add_(bias)
+        if bias is not None:
+            padded.add_(bias)
+        join.put(dx[n : n + 1], padded[:, ph : ph + size[0], pw : pw + size[1]])
 
 
 def weight_gradient(
@@ -64,11 +69,13 @@ def _taps(weight: Tensor) -> Tensor:
     return weight.flatten(1).T.contiguous()
 
 
-def _sum_of_taps(x: Tensor, taps: Tensor, bias: Tensor | None, geometry: Geometry, size: Pair) -> Tensor:
-    (N, _, _, C), (OH, OW) = x.shape, size
-    y = empty((N, OH, OW, C), x)
+def _sum_of_taps(
+    x: Tensor, taps: Tensor, bias: Tensor | None, geometry: Geometry, y: Tensor, join: Join
+) -> None:
+    (N, OH, OW, C), workspace = y.shape, local_workspace(__name__)
     for pictures, first, last in chunks_of_rows(N, OH, 4 * OW * C, x):
-        window, part = _window(x[pictures], first, last, OW, geometry), y[pictures, first:last]
+        window, target = _window(x[pictures], first, last, OW, geometry), y[pictures, first:last]
+        part = target if join.finish else workspace.empty("sums", tuple(target.shape), x)
         for k, seen in enumerate(_seen(window, geometry, (last - first, OW))):
             if k:
                 part.addcmul_(seen, taps[k])
@@ -76,7 +83,10 @@ def _sum_of_taps(x: Tensor, taps: Tensor, bias: Tensor | None, geometry: Geometr
                 torch.mul(seen, taps[k], out=part)
         if bias is not None:
             part.add_(bias)
-    return y
+        if join.finish:
+            join.finish(target)
+        else:
+            join.put(target, part)
 
 
 def _window(x: Tensor, first: int, last: int, OW: int, geometry: Geometry) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from denoise_cli.nn.kernels.joining import Join
 from denoise_cli.nn.kernels.parts import Parts
 
 Pair = tuple[int, int]
@@ -199,11 +200,10 @@ def copy_to_phases(
     geometry: Geometry,
     phases: Sequence[Pair],
     x: Tensor,
-    *,
-    add: bool = False,
+    join: Join,
 ) -> None:
-    """The way back: writes phases (..., height, width, phases, C), from place (top, left) on, to pictures `x`
-    (..., H, W, C), or adds them."""
+    """The way back: phases (..., height, width, phases, C) go to pictures `x` (..., H, W, C), from place
+    (top, left) on."""
     (sh, sw), (height, width) = geometry.stride, source.shape[-4:-2]
     for k, (u, v) in enumerate(phases):
         (y0, dy), (x0, dx) = geometry.in_picture(u, 0), geometry.in_picture(v, 1)
@@ -212,11 +212,7 @@ def copy_to_phases(
         x1, x2 = max(left + dx, 0), min(left + dx + width, target.shape[-2])
         if y1 < y2 and x1 < x2:
             part = source[..., y1 - top - dy : y2 - top - dy, x1 - left - dx : x2 - left - dx, k, :]
-            inside = target[..., y1:y2, x1:x2, :]
-            if add:
-                inside.add_(part)
-            else:
-                inside.copy_(part)
+            join.put(target[..., y1:y2, x1:x2, :], part)
 
 
 def phase_range(geometry: Geometry, size: Pair, axis: int) -> Pair:

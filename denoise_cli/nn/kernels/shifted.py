@@ -34,7 +34,7 @@ from denoise_cli.nn.kernels.geometry import (
     copy_window,
     phase_range,
 )
-from denoise_cli.nn.kernels.memory import empty
+from denoise_cli.nn.kernels.joining import WRITE, Join
 from denoise_cli.nn.kernels.products import factor, factor_type, multiply
 
 
@@ -103,58 +103,55 @@ def is_worth_it(which: Map, geometry: Geometry, channels: int, out_channels: int
     return True
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+def forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, y: Tensor, join: Join
+) -> None:
     """y (N, OH, OW, O) = x (N, H, W, C) * weight (O, C, kh, kw) + bias (O,)."""
-    N, H, W, C = x.shape
-    O = weight.shape[0]
-    OH, OW = geometry.output_size((H, W))
+    (N, OH, OW, O), C = y.shape, x.shape[3]
     steps, workspace = plan(geometry), local_workspace(__name__)
     weight = factor(weight, "weight", workspace)
     matrices = [group.matrix(weight) for group in steps.groups]
-    y = empty((N, OH, OW, O), x)
     chunks = chunks_of_rows(N, OH, (OW + steps.halo[1]) * max(C * len(steps.phases), O), x)
     for pictures, first, last in chunks:
         rows, (n, height, width) = _input_rows(x, pictures, first, last, OW, steps, workspace)
         target = y[pictures, first:last]
-        direct = (height, width) == target.shape[1:3] and target.is_contiguous()
+        fitting = (height, width) == target.shape[1:3] and target.is_contiguous()
+        direct = fitting and join.finish is not None
         out = target.view(-1, O) if direct else workspace.empty("sums", (n * height * width, O), x)
         for k, (group, matrix) in enumerate(zip(steps.groups, matrices, strict=True)):
             begin, end = _span(group, steps, height, width, n)
             part = rows[begin:end, group.channels(C)]
             some = out[: end - begin]
             multiply(part, matrix, some, workspace, plus=some if k > 0 else None)
-        if not direct:
-            target.copy_(out.view(n, height, width, O)[:, : last - first, :OW])
+        sums = out.view(n, height, width, O)[:, : last - first, :OW]
         if bias is not None:
-            target.add_(bias)
-    return y
+            sums.add_(bias)
+        if direct and join.finish:
+            join.finish(target)
+        else:
+            join.put(target, sums)
 
 
 def input_gradient(
-    dy: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    geometry: Geometry,
-    size: Pair,
-    onto: Tensor | None = None,
-) -> Tensor:
-    """dx (N, H, W, C) from dy (N, OH, OW, O), plus a bias (C,); onto + dx in the memory of `onto`, if that is
-    given."""
-    N, _, _, O = dy.shape
-    C = weight.shape[1]
+    dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, dx: Tensor, join: Join
+) -> None:
+    """dx (N, H, W, C) from dy (N, OH, OW, O), plus a bias (C,)."""
+    (N, _, _, O), C = dy.shape, weight.shape[1]
     steps, workspace = plan(geometry), local_workspace(__name__)
-    complete = len(steps.phases) == len(geometry.all_phases)
-    if onto is not None and not complete:
-        return onto.add_(input_gradient(dy, weight, bias, geometry, size))
-    hy, hx = steps.halo
-    (q0, q1), (c0, c1) = phase_range(geometry, size, 0), phase_range(geometry, size, 1)
-    weight = factor(weight, "weight", workspace)
-    matrices = [group.matrix(weight).T.contiguous() for group in steps.groups]
-    dx = empty((N, *size, C), dy) if onto is None else onto
-    if not complete:  # a stride larger than the kernel leaves pixels that nothing looks at
+    if len(steps.phases) < len(geometry.all_phases):
+        # a stride larger than the kernel leaves pixels that nothing looks at
+        if join is not WRITE:
+            whole = torch.empty_like(dx)
+            input_gradient(dy, weight, bias, geometry, whole, WRITE)
+            join.put(dx, whole)
+            return
         dx.zero_()
         if bias is not None:
             dx.add_(bias)
+    (hy, hx), size = steps.halo, (dx.shape[1], dx.shape[2])
+    (q0, q1), (c0, c1) = phase_range(geometry, size, 0), phase_range(geometry, size, 1)
+    weight = factor(weight, "weight", workspace)
+    matrices = [group.matrix(weight).T.contiguous() for group in steps.groups]
     channels = len(steps.phases) * C
     chunks = chunks_of_rows(N, q1 - q0, (c1 - c0 + hx) * max(channels, O), dy)
     for pictures, first, last in chunks:
@@ -173,8 +170,7 @@ def input_gradient(
         sums = out.view(n, height, width, len(steps.phases), C)[:, : last - first, : c1 - c0]
         if bias is not None:
             sums.add_(bias)
-        copy_to_phases(sums, q0 + first, c0, geometry, steps.phases, dx[pictures], add=onto is not None)
-    return dx
+        copy_to_phases(sums, q0 + first, c0, geometry, steps.phases, dx[pictures], join)
 
 
 def weight_gradient(

@@ -37,12 +37,11 @@ from denoise_cli.nn.kernels.chunks import Workspace, local_workspace, threads
 from denoise_cli.nn.kernels.geometry import (
     Geometry,
     Map,
-    Pair,
     copy_tile_columns,
     copy_to_phases,
     phase_range,
 )
-from denoise_cli.nn.kernels.memory import empty
+from denoise_cli.nn.kernels.joining import WRITE, Join
 from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_3, MinimalFilter, Steps, Transform
 from denoise_cli.nn.kernels.parts import Parts, in_parts, most_parts
 from denoise_cli.nn.kernels.products import products_are_cheap
@@ -71,25 +70,27 @@ def is_worth_it(which: Map, geometry: Geometry, channels: int, out_channels: int
 
 
 def forward(
-    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, onto: Tensor | None = None
-) -> Tensor:
-    """y (N, OH, OW, O) = x (N, H, W, C) * weight (O, C, kh, kw) + bias (O,); onto + y in the memory of
-    `onto`, if that is given."""
-    return _convolved(x, weight, bias, geometry, _filter(geometry), onto=onto)
+    x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, y: Tensor, join: Join
+) -> None:
+    """y (N, OH, OW, O) = x (N, H, W, C) * weight (O, C, kh, kw) + bias (O,)."""
+    _convolve(x, weight, bias, geometry, _filter(geometry), y, join)
 
 
-def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, size: Pair) -> Tensor:
+def input_gradient(
+    dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, dx: Tensor, join: Join
+) -> None:
     """dx (N, H, W, C) from dy (N, OH, OW, O), plus a bias (C,): a convolution that yields phases of dx."""
     f, s = _filter(geometry), geometry.stride[0]
     back = f.taps - 1
     if s == 1:
         padding = (back - geometry.padding[0], back - geometry.padding[1])
         turned = Geometry(geometry.kernel, padding=padding)
-        return _convolved(dy, weight, bias, turned, f, turned=True)
-    N, O, C = dy.shape[0], *weight.shape[:2]
+        _convolve(dy, weight, bias, turned, f, dx, join, turned=True)
+        return
+    O, C = weight.shape[:2]
+    size = dx.shape[1], dx.shape[2]
     (top, bottom), (left, right) = phase_range(geometry, size, 0), phase_range(geometry, size, 1)
     tw = -(-(right - left) // f.outputs)
-    dx = empty((N, *size, C), dy)
     biases = None if bias is None else bias.repeat(s * s)
     of_phases = Geometry((f.taps, f.taps), padding=(back - top, back - left))
     chunks = _chunks(dy, bottom - top, tw, O, s * s * C, f)
@@ -102,8 +103,8 @@ def input_gradient(dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Ge
         for some in together:
             column = parts.column(some.start or 0) * f.outputs
             inside = phases[some, :, : bottom - top - row, : right - left - column]
-            copy_to_phases(inside, top + row, left + column, geometry, geometry.all_phases, pictures[some])
-    return dx
+            place = top + row, left + column
+            copy_to_phases(inside, *place, geometry, geometry.all_phases, pictures[some], join)
 
 
 def weight_gradient(
@@ -174,27 +175,25 @@ def _filters(
     return filters.view(count, -1, O, s * s * C) if turned else filters.view(count, -1, s * s * C, O)
 
 
-def _convolved(
+def _convolve(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     geometry: Geometry,
     f: MinimalFilter,
+    y: Tensor,
+    join: Join,
     *,
     turned: bool = False,
-    onto: Tensor | None = None,
-) -> Tensor:
+) -> None:
     """The convolution with the filters of a weight, or with the turned ones."""
     O, C = weight.shape[:2]
     inputs, outputs = (O, C) if turned else (geometry.stride[0] ** 2 * C, O)
-    OH, OW = geometry.output_size((x.shape[1], x.shape[2]))
-    tw = -(-OW // f.outputs)
-    y = empty((x.shape[0], OH, OW, outputs), x) if onto is None else onto
-    chunks = _chunks(x, OH, tw, inputs, outputs, f)
+    tw = -(-y.shape[2] // f.outputs)
+    chunks = _chunks(x, y.shape[1], tw, inputs, outputs, f)
     filters = _filters(weight, geometry, f, most_parts(chunks), turned=turned)
     for parts in chunks:
-        _products(x, filters, parts, geometry, f).write(y, parts, bias, add=onto is not None)
-    return y
+        _products(x, filters, parts, geometry, f).write(y, parts, bias, join)
 
 
 def _products(
@@ -282,18 +281,15 @@ class _OutputTiles(_TilePlanes):
     def transform(self, f: MinimalFilter, m: Tensor, pixels: Tensor, workspace: Workspace) -> Steps:
         return _along_both(f.output, m, pixels, f.scratch, workspace)
 
-    def write(self, y: Tensor, parts: Parts, bias: Tensor | None, *, add: bool) -> None:
-        """Writes Y + bias (O,) to the pictures y (N, H, W, O), or adds it to them."""
+    def write(self, y: Tensor, parts: Parts, bias: Tensor | None, join: Join) -> None:
+        """Y + bias (O,) goes to the pictures y (N, H, W, O)."""
         pieces, complete = self.pieces(y, parts)
-        if complete and not add:
+        if complete and join is WRITE:
             self._write(pieces[0][0], bias)
             return
         self.pictures(bias)
         for target, source in pieces:
-            if add:
-                target.add_(source)
-            else:
-                target.copy_(source)
+            join.put(target, source)
 
     def pictures(self, bias: Tensor | None) -> Tensor:
         """Y + bias as pictures in scratch memory, (p, n, th outputs, tw outputs, O)."""

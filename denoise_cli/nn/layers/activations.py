@@ -13,7 +13,8 @@ from torch import Tensor
 
 from denoise_cli.nn import blocks
 from denoise_cli.nn.kernels.chunks import local_workspace
-from denoise_cli.nn.layout import empty_like
+from denoise_cli.nn.kernels.joining import Join
+from denoise_cli.nn.layout import empty, empty_like
 from denoise_cli.nn.module import Module
 from denoise_cli.nn.registry import Example, layer
 
@@ -31,7 +32,7 @@ class Activation(Module):
         raise NotImplementedError
 
     def derivative(self, kept: Tensor, out: Tensor) -> None:
-        """Writes f' into `out`, from y, or from x where `keeps_input`."""
+        """Writes f' into `out`, from x where `keeps_input`, else from y: then `out` may be `kept`."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,6 +60,37 @@ class Activation(Module):
             self.derivative(kept_block, out=slope)
             torch.mul(dy_block, slope, out=dx_block)
         return dx
+
+    # The same as part of the convolution before or behind, while its results are in the cache ------------
+
+    def forward_after(self, layer: Module, x: Tensor) -> Tensor:
+        """f(layer(x))."""
+        y = layer.forward_onto(x, empty(layer.output_shape(x.shape), x), self._applied)
+        self.save(y)
+        return y
+
+    def backward_after(self, layer: Module, dy: Tensor) -> Tensor:
+        """The gradient by this activation's input from that by the output of the next layer.
+
+        It takes the memory of y, which that layer alone has read.
+        """
+        (y,) = self.saved()
+        return layer.backward_onto(dy, y, self._chain_rule)
+
+    @property
+    def _applied(self) -> Join:
+        def put(memory: Tensor, result: Tensor) -> None:
+            self.function(result, out=memory)
+
+        return Join(put, finish=lambda memory: put(memory, memory))
+
+    @property
+    def _chain_rule(self) -> Join:
+        def put(y: Tensor, dy: Tensor) -> None:
+            self.derivative(y, out=y)
+            y.mul_(dy)
+
+        return Join(put)
 
 
 @layer("relu", Example())
@@ -100,7 +132,7 @@ class Sigmoid(Activation):
         torch.neg(x, out=out).exp_().add_(1).reciprocal_()
 
     def derivative(self, kept: Tensor, out: Tensor) -> None:
-        torch.neg(kept, out=out).add_(1).mul_(kept)
+        torch.mul(kept, 1 - kept, out=out)
 
 
 @layer("tanh", Example())
@@ -132,10 +164,10 @@ class ExponentialLinear(Activation):
 
     def derivative(self, kept: Tensor, out: Tensor) -> None:
         at_zero = self.scale * self.alpha
+        # 1 where y > 0, in floats: a product with booleans is several times slower
+        positive = torch.gt(kept, 0, out=torch.empty_like(kept)) if at_zero != self.scale else None
         torch.clamp_max(kept, 0, out=out).add_(at_zero)
-        if at_zero != self.scale:
-            # 1 where y > 0, in floats: a product with booleans is several times slower
-            positive = torch.gt(kept, 0, out=torch.empty_like(kept))
+        if positive is not None:
             out.add_(positive, alpha=self.scale - at_zero)
 
 

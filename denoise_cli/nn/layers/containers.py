@@ -12,6 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from denoise_cli.nn.kernels.joining import ADD, Join
+from denoise_cli.nn.layers.activations import Activation
 from denoise_cli.nn.layout import copy, empty, empty_like, from_rows, to_rows
 from denoise_cli.nn.module import Module, Reach, Shape, ShapeError
 from denoise_cli.nn.registry import Example, layer
@@ -29,6 +31,12 @@ def inside(step: str) -> Iterator[None]:
 def join(step: str, path: str) -> str:
     """The path of a module seen from one container further out."""
     return step + path if path.startswith("[") or not path else f"{step}.{path}"
+
+
+def _activation(links: list[tuple[str, Module]], index: int) -> Activation | None:
+    """The link at this place if it is an activation that a convolution beside it can do as well."""
+    module = links[index][1] if index < len(links) else None
+    return module if isinstance(module, Activation) and not module.keeps_input else None
 
 
 class Chain(Module):
@@ -74,10 +82,17 @@ class Chain(Module):
         return self._forward(x, owned=True)
 
     def _forward(self, x: Tensor, *, owned: bool, stop: int | None = None) -> Tensor:
-        for path, module in self._links[:stop]:
+        links, index = self._links[:stop], 0
+        while index < len(links):
+            path, module = links[index]
+            activation = _activation(links, index + 1) if module.joins else None
             with inside(path):
-                x = module.forward_(x) if owned else module.forward(x)
-            owned = module.fresh_output
+                if activation:
+                    x = activation.forward_after(module, x)
+                else:
+                    x = module.forward_(x) if owned else module.forward(x)
+            owned = module.fresh_output and not activation
+            index += 2 if activation else 1
         return x
 
     @property
@@ -85,13 +100,13 @@ class Chain(Module):
         """Whether the last link reads what others have computed anew, and not this chain's argument."""
         return any(module.fresh_output for _, module in self._links[:-1])
 
-    def forward_onto(self, x: Tensor, onto: Tensor) -> Tensor:
+    def forward_onto(self, x: Tensor, onto: Tensor, join: Join = ADD) -> Tensor:
         if not self.ends_apart:
-            return super().forward_onto(x, onto)
+            return super().forward_onto(x, onto, join)
         before_last = self._forward(x, owned=False, stop=-1)
         path, last = self._links[-1]
         with inside(path):
-            return last.forward_onto(before_last, onto)
+            return last.forward_onto(before_last, onto, join)
 
     def backward(self, dy: Tensor) -> Tensor:
         return self._backward(dy, owned=False)
@@ -99,13 +114,32 @@ class Chain(Module):
     def backward_(self, dy: Tensor) -> Tensor:
         return self._backward(dy, owned=True)
 
-    def _backward(self, dy: Tensor, *, owned: bool) -> Tensor:
-        for _, module in reversed(self._links[self._first_needed :]):
-            dy = module.backward_(dy) if owned else module.backward(dy)
+    def _backward(self, dy: Tensor, *, owned: bool, stop: int = 0) -> Tensor:
+        index = len(self._links) - 1
+        first = max(stop, self._first_needed)
+        while index >= first:
+            _, module = self._links[index]
+            activation = _activation(self._links, index - 1) if module.joins and index > first else None
+            if activation:
+                dy = activation.backward_after(module, dy)
+            else:
+                dy = module.backward_(dy) if owned else module.backward(dy)
             owned = module.fresh_gradient
+            index -= 2 if activation else 1
         for _, module in self._links[: self._first_needed]:
             module.forget()
         return dy
+
+    @property
+    def begins_apart(self) -> bool:
+        """Whether the gradient that the first link reads has been computed anew."""
+        return any(module.fresh_gradient for _, module in self._links[1:])
+
+    def backward_onto(self, dy: Tensor, onto: Tensor, join: Join = ADD) -> Tensor:
+        if not self.begins_apart or self._first_needed > 0:
+            return super().backward_onto(dy, onto, join)
+        behind_first = self._backward(dy, owned=False, stop=1)
+        return self._links[0][1].backward_onto(behind_first, onto, join)
 
     def output_shape(self, shape: Shape) -> Shape:
         for step, child in zip(self.steps(), self.layers, strict=True):
@@ -215,6 +249,12 @@ class Residual(Skip):
         if not self.needs_input_gradient:
             return dx
         return torch.add(dx, dy, out=dx if self.body.fresh_gradient else empty_like(dx))
+
+    def backward_(self, dy: Tensor) -> Tensor:
+        # Nobody needs dy any more once the first layer of the body is all that is left.
+        if not (self.needs_input_gradient and isinstance(self.body, Chain) and self.body.begins_apart):
+            return self.backward(dy)
+        return self.body.backward_onto(dy, dy)
 
     @staticmethod
     def joined(before: Shape, after: Shape) -> Shape:

@@ -4,12 +4,12 @@ from typing import Literal
 
 from torch import Tensor
 
-from denoise_cli.nn import kernels
 from denoise_cli.nn.initialisation import Initialisation
 from denoise_cli.nn.kernels.geometry import Geometry, Pair
+from denoise_cli.nn.kernels.joining import ADD, Join
 from denoise_cli.nn.layers import convolution as conv
 from denoise_cli.nn.layers.reflection import reflect, reflect_adjoint
-from denoise_cli.nn.module import Module, Reach, Shape, ShapeError
+from denoise_cli.nn.module import Reach, Shape, ShapeError
 from denoise_cli.nn.registry import Example, layer
 
 
@@ -27,7 +27,7 @@ from denoise_cli.nn.registry import Example, layer
     Example({"in_channels": 4, "out_channels": 3, "kernel_size": 3, "padding": 2, "padding_mode": "reflect"}),
     Example({"in_channels": 32, "out_channels": 32, "kernel_size": 3, "padding": 1}, (1, 32, 5, 4)),
 )
-class Conv2d(Module):
+class Conv2d(conv.Convolution):
     """y[o] = b[o] + sum over c of w[o, c] * x[c]: the sum of products under a sliding window.
 
     (N, in_channels, H, W) -> (N, out_channels, OH, OW) with OH = floor((H + 2 padding - e) / stride) + 1 for
@@ -37,9 +37,6 @@ class Conv2d(Module):
 
     dw is the correlation of x with dy, db the sum of dy, dx the transposed convolution of dy with w.
     """
-
-    fresh_output = True
-    fresh_gradient = True
 
     def __init__(
         self,
@@ -65,36 +62,35 @@ class Conv2d(Module):
         shape = out_channels, in_channels // groups, *kernel
         self.weight, self.bias = self.add_weights(initialisation, shape, out_channels if bias else None)
 
-    def forward(self, x: Tensor) -> Tensor:
-        self.output_shape(x.shape)
-        x = conv.to_pictures(x)
+    def forward_onto(self, x: Tensor, onto: Tensor, join: Join = ADD) -> Tensor:
+        x, y = conv.to_pictures(x), conv.to_pictures(onto)
         if self.frame != (0, 0):
             x = reflect(x, self.frame)
         bias = None if self.bias is None else self.bias.value
-        y = conv.forward(x, self.weight.value, bias, self.geometry, self.groups)
+        conv.forward(x, self.weight.value, bias, self.geometry, self.groups, y, join)
         self.save(x)
         return conv.from_pictures(y)
 
-    def forward_onto(self, x: Tensor, onto: Tensor) -> Tensor:
-        if self.training or self.groups > 1 or self.frame != (0, 0):
-            return super().forward_onto(x, onto)
-        bias = None if self.bias is None else self.bias.value
-        x, onto = conv.to_pictures(x), conv.to_pictures(onto)
-        return conv.from_pictures(kernels.forward_onto(x, self.weight.value, bias, self.geometry, onto))
-
-    def backward(self, dy: Tensor) -> Tensor:
+    def _backward(self, dy: Tensor, onto: Tensor | None, join: Join) -> Tensor:
         (x,) = self.saved()
         dy = conv.to_pictures(dy)
         d_bias = None if self.bias is None else self.bias.grad
         conv.weight_gradient(x, dy, self.weight.grad, d_bias, self.geometry, self.groups)
         if not self.needs_input_gradient:
             return dy.new_empty(0)
-        size = (x.shape[1], x.shape[2])
+        shape = x.shape
         del x
-        dx = conv.input_gradient(dy, self.weight.value, None, self.geometry, size, self.groups)
-        if self.frame != (0, 0):
-            dx = reflect_adjoint(dx, self.frame)
-        return conv.from_pictures(dx)
+        if self.frame == (0, 0):
+            dx = conv.target(shape, dy, onto)
+            conv.input_gradient(dy, self.weight.value, None, self.geometry, self.groups, dx, join)
+            return conv.from_pictures(dx)
+        framed = conv.target(shape, dy, None)
+        conv.input_gradient(dy, self.weight.value, None, self.geometry, self.groups, framed)
+        dx = conv.from_pictures(reflect_adjoint(framed, self.frame))
+        if onto is None:
+            return dx
+        join.put(onto, dx)
+        return onto
 
     def output_shape(self, shape: Shape) -> Shape:
         conv.check_pictures(shape, self.in_channels)

@@ -1,14 +1,14 @@
-"""What the convolution layers share: pairs of numbers, pictures as (N, H, W, C), groups of channels."""
+"""What the convolution layers share: arguments, pictures as (N, H, W, C), groups of channels."""
 
 from types import ModuleType
 
 from torch import Tensor
 
-from denoise_cli.nn import kernels
-from denoise_cli.nn.kernels import depthwise
+from denoise_cli.nn import kernels, layout
+from denoise_cli.nn.kernels import depthwise, memory
 from denoise_cli.nn.kernels.geometry import Geometry, Pair
-from denoise_cli.nn.kernels.memory import empty
-from denoise_cli.nn.module import Shape, ShapeError
+from denoise_cli.nn.kernels.joining import ADD, WRITE, Join
+from denoise_cli.nn.module import Module, Shape, ShapeError
 
 
 def pair(value: Pair | int, name: str, least: int) -> Pair:
@@ -38,6 +38,32 @@ def check_pictures(shape: Shape, channels: int) -> None:
         raise ShapeError(f"expects {channels} channels, got {shape[1]}")
 
 
+class Convolution(Module):
+    """A layer whose maps are those of a convolution: it joins their results with memory that is there."""
+
+    fresh_output = True
+    fresh_gradient = True
+    joins = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_onto(x, layout.empty(self.output_shape(x.shape), x), WRITE)
+
+    def backward(self, dy: Tensor) -> Tensor:
+        return self._backward(dy, None, WRITE)
+
+    def backward_onto(self, dy: Tensor, onto: Tensor, join: Join = ADD) -> Tensor:
+        return self._backward(dy, onto, join)
+
+    def _backward(self, dy: Tensor, onto: Tensor | None, join: Join) -> Tensor:
+        """`backward_onto`, or `backward` into new memory."""
+        raise NotImplementedError(type(self).__name__)
+
+
+def target(shape: Shape, like: Tensor, onto: Tensor | None) -> Tensor:
+    """Memory for a result (N, H, W, C): new, or that of `onto` (N, C, H, W)."""
+    return memory.empty(tuple(shape), like) if onto is None else to_pictures(onto)
+
+
 def to_pictures(x: Tensor) -> Tensor:
     """(N, C, H, W) -> contiguous (N, H, W, C): a view where the memory is channels-last."""
     return x.permute(0, 2, 3, 1).contiguous()
@@ -48,35 +74,44 @@ def from_pictures(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2)
 
 
-def forward(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, groups: int) -> Tensor:
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+    groups: int,
+    y: Tensor,
+    join: Join = WRITE,
+) -> None:
     """`kernels.forward` for each group of channels: x (N, H, W, C), weight (O, C / groups, kh, kw)."""
     if at_once := _at_once(weight, groups):
-        whole: Tensor = at_once.forward(x, weight, bias, geometry)
-        return whole
-    y = empty((x.shape[0], *geometry.output_size((x.shape[1], x.shape[2])), weight.shape[0]), x)
+        at_once.forward(x, weight, bias, geometry, y, join)
+        return
     for ins, outs in _slices(x.shape[3], weight.shape[0], groups):
-        part = kernels.forward(
-            x[..., ins].contiguous(), weight[outs], None if bias is None else bias[outs], geometry
-        )
-        y[..., outs].copy_(part)
-    return y
+        part = memory.empty((*y.shape[:3], weight.shape[0] // groups), y)
+        some_bias = None if bias is None else bias[outs]
+        kernels.forward(x[..., ins].contiguous(), weight[outs], some_bias, geometry, part)
+        join.put(y[..., outs], part)
 
 
 def input_gradient(
-    dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, size: Pair, groups: int
-) -> Tensor:
+    dy: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    geometry: Geometry,
+    groups: int,
+    dx: Tensor,
+    join: Join = WRITE,
+) -> None:
     """`kernels.input_gradient` for each group of channels."""
     if at_once := _at_once(weight, groups):
-        whole: Tensor = at_once.input_gradient(dy, weight, bias, geometry, size)
-        return whole
-    channels = weight.shape[1] * groups
-    dx = empty((dy.shape[0], *size, channels), dy)
-    for ins, outs in _slices(channels, weight.shape[0], groups):
-        part = kernels.input_gradient(
-            dy[..., outs].contiguous(), weight[outs], None if bias is None else bias[ins], geometry, size
-        )
-        dx[..., ins].copy_(part)
-    return dx
+        at_once.input_gradient(dy, weight, bias, geometry, dx, join)
+        return
+    for ins, outs in _slices(dx.shape[3], weight.shape[0], groups):
+        part = memory.empty((*dx.shape[:3], weight.shape[1]), dx)
+        some_bias = None if bias is None else bias[ins]
+        kernels.input_gradient(dy[..., outs].contiguous(), weight[outs], some_bias, geometry, part)
+        join.put(dx[..., ins], part)
 
 
 def weight_gradient(

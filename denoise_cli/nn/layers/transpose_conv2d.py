@@ -4,11 +4,11 @@ from fractions import Fraction
 
 from torch import Tensor
 
-from denoise_cli.nn import kernels
 from denoise_cli.nn.initialisation import Initialisation
 from denoise_cli.nn.kernels.geometry import Geometry
+from denoise_cli.nn.kernels.joining import ADD, Join
 from denoise_cli.nn.layers import convolution as conv
-from denoise_cli.nn.module import Module, Reach, Shape, ShapeError
+from denoise_cli.nn.module import Reach, Shape, ShapeError
 from denoise_cli.nn.registry import Example, layer
 
 
@@ -34,7 +34,7 @@ from denoise_cli.nn.registry import Example, layer
     Example({"in_channels": 4, "out_channels": 3, "kernel_size": 1, "stride": 2}),
     Example({"in_channels": 32, "out_channels": 32, "kernel_size": 3, "padding": 1}, (1, 32, 5, 4)),
 )
-class TransposeConv2d(Module):
+class TransposeConv2d(conv.Convolution):
     """y = the adjoint of a convolution, applied to x: every input pixel adds its value times the kernel to y.
 
     (N, in_channels, H, W) -> (N, out_channels, OH, OW) with OH = (H - 1) stride - 2 padding + e +
@@ -43,9 +43,6 @@ class TransposeConv2d(Module):
 
     So dx is that convolution of dy, and dw the correlation of dy with x.
     """
-
-    fresh_output = True
-    fresh_gradient = True
 
     def __init__(
         self,
@@ -78,23 +75,14 @@ class TransposeConv2d(Module):
         shape = in_channels, out_channels // groups, *self.geometry.kernel
         self.weight, self.bias = self.add_weights(initialisation, shape, out_channels if bias else None)
 
-    def forward(self, x: Tensor) -> Tensor:
-        size = self.output_shape(x.shape)[2:]
-        x = conv.to_pictures(x)
+    def forward_onto(self, x: Tensor, onto: Tensor, join: Join = ADD) -> Tensor:
+        x, y = conv.to_pictures(x), conv.to_pictures(onto)
         bias = None if self.bias is None else self.bias.value
-        y = conv.input_gradient(x, self.weight.value, bias, self.geometry, (size[0], size[1]), self.groups)
+        conv.input_gradient(x, self.weight.value, bias, self.geometry, self.groups, y, join)
         self.save(x)
         return conv.from_pictures(y)
 
-    def forward_onto(self, x: Tensor, onto: Tensor) -> Tensor:
-        if self.training or self.groups > 1:
-            return super().forward_onto(x, onto)
-        bias = None if self.bias is None else self.bias.value
-        x, onto = conv.to_pictures(x), conv.to_pictures(onto)
-        y = kernels.input_gradient_onto(x, self.weight.value, bias, self.geometry, onto)
-        return conv.from_pictures(y)
-
-    def backward(self, dy: Tensor) -> Tensor:
+    def _backward(self, dy: Tensor, onto: Tensor | None, join: Join) -> Tensor:
         (x,) = self.saved()
         dy = conv.to_pictures(dy)
         if self.bias is not None:
@@ -102,11 +90,12 @@ class TransposeConv2d(Module):
         conv.weight_gradient(dy, x, self.weight.grad, None, self.geometry, self.groups)
         if not self.needs_input_gradient:
             return dy.new_empty(0)
-        H, W = x.shape[1:3]
+        shape = x.shape
         del x
-        dx = conv.forward(dy, self.weight.value, None, self.geometry, self.groups)
-        # output padding of a stride or more has room for windows that no input pixel made
-        return conv.from_pictures(dx[:, :H, :W])
+        # output padding of a stride or more has room for windows that no input pixel made: dx ends sooner
+        dx = conv.target(shape, dy, onto)
+        conv.forward(dy, self.weight.value, None, self.geometry, self.groups, dx, join)
+        return conv.from_pictures(dx)
 
     def output_shape(self, shape: Shape) -> Shape:
         conv.check_pictures(shape, self.in_channels)

@@ -5,10 +5,12 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from denoise_cli.nn import kernels
 from denoise_cli.nn.initialisation import Initialisation
 from denoise_cli.nn.kernels.geometry import Geometry
+from denoise_cli.nn.kernels.joining import ADD, Join
 from denoise_cli.nn.layers import convolution as conv
-from denoise_cli.nn.module import Module, Reach, Shape, ShapeError
+from denoise_cli.nn.module import Reach, Shape, ShapeError
 from denoise_cli.nn.registry import Example, layer
 
 
@@ -20,7 +22,7 @@ from denoise_cli.nn.registry import Example, layer
     Example({"in_channels": 4, "out_channels": 2, "kernel_size": 1, "padding": 0}),
     Example({"in_channels": 4, "out_channels": 2, "kernel_size": 2, "padding": 1, "scale_factor": 4}),
 )
-class Upsampling(Module):
+class Upsampling(conv.Convolution):
     """Every pixel repeated s x s times, then a convolution: (N, in, H, W) -> (N, out, s H + 2 p - k + 1, *).
 
     The large picture is never made. Repeating is a transposed convolution with a box of s ones and stride s;
@@ -32,9 +34,6 @@ class Upsampling(Module):
     in two dimensions t = E w E^T, which has (k + s - 1)^2 taps. For s = 2, k = 3 these are 16 products on the
     small picture instead of 36. The weight's gradient is dw = E^T dt E.
     """
-
-    fresh_output = True
-    fresh_gradient = True
 
     def __init__(
         self,
@@ -59,27 +58,29 @@ class Upsampling(Module):
         shape = out_channels, in_channels, kernel_size, kernel_size
         self.weight, self.bias = self.add_weights(initialisation, shape, out_channels if bias else None)
 
-    def forward(self, x: Tensor) -> Tensor:
-        size = self.output_shape(x.shape)[2:]
-        x = conv.to_pictures(x)
+    def forward_onto(self, x: Tensor, onto: Tensor, join: Join = ADD) -> Tensor:
+        x, y = conv.to_pictures(x), conv.to_pictures(onto)
         bias = None if self.bias is None else self.bias.value
-        y = conv.input_gradient(x, self._transposed(), bias, self.geometry, (size[0], size[1]), 1)
+        kernels.input_gradient(x, self._transposed(), bias, self.geometry, y, join)
         self.save(x)
         return conv.from_pictures(y)
 
-    def backward(self, dy: Tensor) -> Tensor:
+    def _backward(self, dy: Tensor, onto: Tensor | None, join: Join) -> Tensor:
         (x,) = self.saved()
         dy = conv.to_pictures(dy)
         transposed = self._transposed()
         dt, e = torch.zeros_like(transposed), self._box(dy)
-        conv.weight_gradient(dy, x, dt, None, self.geometry, 1)
+        kernels.weight_gradient(dy, x, dt, None, self.geometry)
         self.weight.grad.add_((e.T @ dt @ e).transpose(0, 1))
         if self.bias is not None:
             self.bias.grad.add_(dy.sum((0, 1, 2)))
         if not self.needs_input_gradient:
             return dy.new_empty(0)
+        shape = x.shape
         del x
-        return conv.from_pictures(conv.forward(dy, transposed, None, self.geometry, 1))
+        dx = conv.target(shape, dy, onto)
+        kernels.forward(dy, transposed, None, self.geometry, dx, join)
+        return conv.from_pictures(dx)
 
     def _box(self, like: Tensor) -> Tensor:
         """E (k + s - 1, k)."""

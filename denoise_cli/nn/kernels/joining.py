@@ -1,0 +1,26 @@
+"""How the result of a kernel meets the memory it goes to, chunk by chunk, while both are in the cache."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Join:
+    """What is done with each part of a result, once.
+
+    `put(memory, result)` leaves in `memory` what is wanted of both. `finish(memory)` does the same to a
+    result that was computed in that memory; it is None where what lies there is needed.
+    """
+
+    put: Callable[[Tensor, Tensor], object]
+    finish: Callable[[Tensor], object] | None = None
+
+
+def _keep(memory: Tensor) -> None:
+    """The result stays as it is."""
+
+
+WRITE = Join(Tensor.copy_, _keep)
+ADD = Join(Tensor.add_)
