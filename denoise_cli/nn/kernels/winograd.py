@@ -284,8 +284,8 @@ class _OutputTiles(_TilePlanes):
     def write(self, y: Tensor, parts: Parts, bias: Tensor | None, join: Join) -> None:
         """Y + bias (O,) goes to the pictures y (N, H, W, O)."""
         pieces, complete = self.pieces(y, parts)
-        if complete and join is WRITE:
-            self._write(pieces[0][0], bias)
+        if complete and (join is WRITE or bias is None):
+            self._join(pieces[0][0], bias, join)
             return
         self.pictures(bias)
         for target, source in pieces:
@@ -293,15 +293,16 @@ class _OutputTiles(_TilePlanes):
 
     def pictures(self, bias: Tensor | None) -> Tensor:
         """Y + bias as pictures in scratch memory, (p, n, th outputs, tw outputs, O)."""
-        self._write(self.whole, bias)
+        self._join(self.whole, bias, WRITE)
         return self.whole
 
-    def _write(self, pictures: Tensor, bias: Tensor | None) -> None:
+    def _join(self, pictures: Tensor, bias: Tensor | None, join: Join) -> None:
+        """Y goes to pictures, or Y + bias is written there."""
         for step in self.steps:
             step()
         target = _by_tile(pictures, self.tiles.shape[3])
         if bias is None:
-            target.copy_(self.tiles)
+            join.put(target, self.tiles)
         else:
             torch.add(self.tiles, bias, out=target)
 
