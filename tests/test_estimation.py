@@ -6,7 +6,7 @@ from scipy.fft import dctn
 from skimage import data
 
 from denoise_cli.estimation import estimate_sigma, overall_sigma
-from denoise_cli.estimation.blocks import SIDE, block_energies
+from denoise_cli.estimation.blocks import SIDE, block_energies, blocks_of
 from denoise_cli.estimation.white import _clipped_moments
 from denoise_cli.images.picture import Picture
 
@@ -23,6 +23,18 @@ def test_is_within_a_tenth_of_gaussian_noise(name, sigma):
     samples = np.rint(np.clip(noisy(picture, sigma), 0, 255)).astype(np.uint8)
     for pixels in (unclipped, samples):
         assert overall_sigma(estimate_sigma(pixels)) == pytest.approx(sigma, rel=0.1)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3])
+def test_blocks_of_a_reduced_picture_have_means_of_its_pixels(scale):
+    picture = np.random.default_rng(0).integers(0, 256, (27, 31, 3)).astype(np.uint8)
+    blocks = blocks_of(Picture(picture, "rgb"), 10_000, scale)
+    side = SIDE * scale
+    columns = 31 - side + 1
+    assert blocks.shape == (3, (27 - side + 1) * columns, SIDE**2)
+    for y, x in ((0, 0), (3, 2)):
+        window = picture[y : y + side, x : x + side].reshape(SIDE, scale, SIDE, scale, 3).mean((1, 3))
+        np.testing.assert_allclose(blocks[:, y * columns + x], window.reshape(-1, 3).T, rtol=1e-5)
 
 
 def test_energies_are_those_of_the_orthonormal_cosine_transform():

@@ -28,21 +28,26 @@ def _cosines() -> NDArray[np.float32]:
 _COSINES = _cosines()
 
 
-def blocks_of(source: Source, most: int) -> Array:
+def blocks_of(source: Source, most: int, scale: int = 1) -> Array:
     """About `most` blocks on a regular grid over the whole picture, or all there are.
 
-    (C, N, SIDE^2) on the 0-255 scale; N is 0 for a picture under SIDE pixels high or wide.
+    (C, N, SIDE^2) on the 0-255 scale. With a scale, the pixels of a block are means of `scale` x `scale` of
+    the picture's. N is 0 for a picture under SIDE such pixels high or wide.
     """
-    rows, columns = source.height - SIDE + 1, source.width - SIDE + 1
+    side, C = SIDE * scale, source.channels
+    rows, columns = source.height - side + 1, source.width - side + 1
     if rows < 1 or columns < 1:
-        return np.zeros((source.channels, 0, SIDE**2), np.float32)
+        return np.zeros((C, 0, SIDE**2), np.float32)
     stride = math.ceil(math.sqrt(rows * columns / most))
     bands = []
     for y in range(0, rows, stride):
-        band = source.window(y, y + SIDE, 0, source.width)
-        views = np.lib.stride_tricks.sliding_window_view(band, SIDE, axis=1)[:, ::stride]  # (y, N, C, x)
-        bands.append(views.transpose(2, 1, 0, 3).reshape(source.channels, -1, SIDE**2))
-    return np.concatenate(bands, axis=1) * np.float32(255)
+        band = source.window(y, y + side, 0, source.width)
+        ends = source.width - scale + 1
+        sums = sum(band[i::scale, j : j + ends] for i in range(scale) for j in range(scale))
+        views = np.lib.stride_tricks.sliding_window_view(sums, side - scale + 1, axis=1)
+        every = views[:, ::stride, :, ::scale]  # (y, N, C, x)
+        bands.append(every.transpose(2, 1, 0, 3).reshape(C, -1, SIDE**2))
+    return np.concatenate(bands, axis=1) * np.float32(255 / scale**2)
 
 
 def block_energies(blocks: Array) -> Array:

@@ -33,13 +33,13 @@ HOLDOUT = 0.05
 SIDES = (96, 512)
 GRAY, SOFT = 0.1, 0.5
 MOST_SIGMA = 75.0
-EPOCHS, BATCH, RATE = 60, 64, 2e-3
+EPOCHS, BATCH, RATE = 50, 64, 2e-3
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Learns to tell the noise level of photographs.")
     parser.add_argument("photographs", type=Path, help="a folder of clean photographs")
-    parser.add_argument("--samples", type=int, default=16_000)
+    parser.add_argument("--samples", type=int, default=32_000)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -73,7 +73,7 @@ def samples(folder: Path, take: Part, count: int) -> tuple[Tensor, Tensor]:
 def learn(seen: Tensor, levels: Tensor) -> Module:
     """The network, trained; in its first layer, the scales of the statistics."""
     net, loss, schedule = network(), L1(), Cosine()
-    optimizer = AdamW(net.param(), lr=RATE, weight_decay=1e-2)
+    optimizer = AdamW(net.param(), lr=RATE, weight_decay=0.1)
     mean, spread = seen.mean(0), seen.std(0) + 1e-3
     scaled, wanted = (seen - mean) / spread, (levels + OFFSET).log()
     steps = EPOCHS * len(seen) // BATCH

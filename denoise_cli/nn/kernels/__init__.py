@@ -5,9 +5,9 @@
     weight_gradient  dw, db += the adjoint in w and b
 
 Pictures are (N, H, W, C), weights (O, C, kh, kw). A result goes to memory that the caller names: it is
-written there, or joined with what it finds (see `joining`), so that an activation or a sum costs no pass of its
-own over memory. Setting the environment variable DENOISE_KERNEL to the name of a kernel uses it wherever it
-fits.
+written there, or joined with what it finds (see `joining`), so that an activation or a sum costs no pass
+of its own over memory. Setting the environment variable DENOISE_KERNEL to the name of a kernel uses it
+wherever it fits.
 """
 
 import os
