@@ -116,10 +116,7 @@ def _gather(
         target = y[pictures, first:last].view(-1, O)
         out = target if join.finish else workspace.empty("sums", tuple(target.shape), x)
         multiply(columns, matrix, out, workspace, plus=bias)
-        if join.finish:
-            join.finish(target)
-        else:
-            join.put(target, out)
+        join.end(target, out)
 
 
 def _spread(

@@ -83,10 +83,7 @@ def _sum_of_taps(
                 torch.mul(seen, taps[k], out=part)
         if bias is not None:
             part.add_(bias)
-        if join.finish:
-            join.finish(target)
-        else:
-            join.put(target, part)
+        join.end(target, part)
 
 
 def _window(x: Tensor, first: int, last: int, OW: int, geometry: Geometry) -> Tensor:

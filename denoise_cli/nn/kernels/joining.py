@@ -17,6 +17,13 @@ class Join:
     put: Callable[[Tensor, Tensor], object]
     finish: Callable[[Tensor], object] | None = None
 
+    def end(self, memory: Tensor, result: Tensor) -> None:
+        """Joins a result with the memory, in which it may have been computed if there is a `finish`."""
+        if self.finish and result is memory:
+            self.finish(memory)
+        else:
+            self.put(memory, result)
+
 
 def _keep(memory: Tensor) -> None:
     """The result stays as it is."""

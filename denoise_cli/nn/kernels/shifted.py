@@ -123,13 +123,10 @@ def forward(
             part = rows[begin:end, group.channels(C)]
             some = out[: end - begin]
             multiply(part, matrix, some, workspace, plus=some if k > 0 else None)
-        sums = out.view(n, height, width, O)[:, : last - first, :OW]
+        sums = target if direct else out.view(n, height, width, O)[:, : last - first, :OW]
         if bias is not None:
             sums.add_(bias)
-        if direct and join.finish:
-            join.finish(target)
-        else:
-            join.put(target, sums)
+        join.end(target, sums)
 
 
 def input_gradient(
