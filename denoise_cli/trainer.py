@@ -19,8 +19,10 @@ from denoise_cli.denoiser import Denoiser
 from denoise_cli.errors import UsageError
 from denoise_cli.evaluation import Denoised, evaluate, validation_pairs
 from denoise_cli.metrics import decibels, mse, psnr
+from denoise_cli.nn.mixed_precision import MixedPrecision, prefers_mixed_precision
 from denoise_cli.nn.module import Module
 from denoise_cli.nn.precision import products_in
+from denoise_cli.nn.replay import Replayed
 from denoise_cli.runs import Row
 
 ROWS = 200
@@ -82,12 +84,17 @@ class Trainer:
             self.model = experiment.build_model().to(device=device)
             self.model.load_state(self.net.state())
         self.net.skip_input_gradient()
+        self.computing = self.net
+        if experiment.train.precision == "bf16" and prefers_mixed_precision(self.net):
+            self.computing = MixedPrecision(self.net)
         self.tensors = list(self.net.state().values())
         self.good = [tensor.clone() for tensor in self.tensors]  # those that gave the last finite loss
         self.good_step = 0
+        self.judged = [tensor.clone() for tensor in self.tensors]  # those whose loss is being computed
 
         self.loss = experiment.build_loss()
         self.optimizer = experiment.build_optimizer(self.net.param())
+        self.loss_and_gradients = Replayed(self._loss_and_gradients)
         self.schedule, self.base_lr = experiment.build_schedule(), self.optimizer.lr
         self.batches = open_batches(experiment.data, channels=experiment.input.channels, seed=experiment.seed)
         self.steps = experiment.train.steps or (experiment.train.epochs or 1) * self.batches.steps_per_epoch
@@ -111,36 +118,38 @@ class Trainer:
         x, sigma, target = (
             t.to(self.device, non_blocking=True) for t in (batch.x, batch.sigma, batch.target)
         )
-        precision = self.experiment.train.precision
-        with seeded(self.experiment.seed, self.step, self.device), products_in(precision):
-            y = self.net.forward(self.denoiser.inputs(x, sigma))
-        loss = float(self.loss.forward(y, target))
-        if not math.isfinite(loss):
-            raise self._put_back(f"step {self.step + 1}: the loss is {loss}")
-        self._keep()
-        self.optimizer.zero_grad()
-        with products_in(precision):
-            self.net.backward(self.loss.backward())
-        if clip := self.experiment.train.clip:
-            clip_gradients([grad for _, grad in self.net.param()], clip)
+        with seeded(self.experiment.seed, self.step, self.device):
+            result = self.loss_and_gradients(x, sigma, target)
+        copy_all(self.tensors, self.judged)
         self.step += 1
         self.optimizer.lr = self.lr
         self.optimizer.step()
         if self.decay:
             move_average(self.model, self.net, min(self.decay, (1 + self.step) / (10 + self.step)))
+        loss = float(result)  # only now: a GPU has been told of the whole step
+        if not math.isfinite(loss):
+            raise self._put_back(f"step {self.step}: the loss is {loss}")
+        self.good, self.judged, self.good_step = self.judged, self.good, self.step - 1
         self.losses.append(loss)
         seconds = time.perf_counter() - begin
         self.seconds += seconds
         return StepRecord(self.step, self.steps, self.epoch, loss, self.lr, len(x), seconds)
 
+    def _loss_and_gradients(self, x: Tensor, sigma: Tensor, target: Tensor) -> Tensor:
+        """The loss of a batch; its gradients, clipped, go to those of the parameters."""
+        self.optimizer.zero_grad()
+        with products_in(self.experiment.train.precision):
+            y = self.computing.forward(self.denoiser.inputs(x, sigma))
+            loss = self.loss.forward(y, target)
+            self.computing.backward(self.loss.backward())
+        if clip := self.experiment.train.clip:
+            clip_gradients([grad for _, grad in self.net.param()], clip)
+        return loss
+
     def check_weights(self) -> None:
         """Raises NotFiniteError, with the last good weights put back, where a step has spoilt them."""
         if not all(bool(tensor.isfinite().all()) for tensor in self.tensors):
             raise self._put_back(f"step {self.step}: a weight is no longer finite")
-
-    def _keep(self) -> None:
-        copy_all(self.tensors, self.good)
-        self.good_step = self.step
 
     def _put_back(self, problem: str) -> NotFiniteError:
         copy_all(self.good, self.tensors)
@@ -238,7 +247,8 @@ class Trainer:
         self.optimizer.load_state(state.part("optimizer"))
         for name in PROGRESS:
             setattr(self, name, state.progress[name])
-        self._keep()
+        copy_all(self.tensors, self.good)
+        self.good_step = self.step
 
 
 PROGRESS = ("step", "seconds", "validated", "best", "scores", "losses")

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from denoise_cli.checkpoint import TrainingState
 from denoise_cli.config import Experiment
+from denoise_cli.data.prefetching import sent_ahead
 from denoise_cli.errors import DenoiseError
 from denoise_cli.runs import RunFolder
 from denoise_cli.trainer import NotFiniteError, StepRecord, Trainer, ValidationRecord
@@ -56,7 +57,7 @@ def fit(
 
 
 def _train(trainer: Trainer, run: RunFolder) -> Generator[StepRecord | ValidationRecord]:
-    batches = trainer.batches.prefetch(trainer.step, trainer.steps)
+    batches = sent_ahead(trainer.batches.prefetch(trainer.step, trainer.steps), trainer.device)
     try:
         with closing(batches):
             while True:

@@ -60,6 +60,35 @@ def _by_processes(make: Make, steps: range, workers: int) -> Generator["Batch", 
         ) from None
 
 
+def sent_ahead(
+    batches: Generator["Batch", None, None], device: torch.device
+) -> Generator["Batch", None, None]:
+    """The batches on a device: the next one goes there while this one is computed with.
+
+    Closing the iterator closes `batches`.
+    """
+
+    def send() -> "Batch | None":
+        batch = next(batches, None)
+        if batch is None:
+            return None
+        with torch.cuda.stream(stream):
+            there = {id(tensor): tensor.to(device) for tensor in _tensors(batch)}
+            stream.synchronize()
+        return _with(batch, there)
+
+    with closing(batches):
+        if device.type != "cuda":
+            yield from batches
+            return
+        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        with ThreadPoolExecutor(1, thread_name_prefix="sending") as sender:
+            coming = sender.submit(send)
+            while (batch := coming.result()) is not None:
+                coming = sender.submit(send)
+                yield batch
+
+
 def _ahead(
     pool: Executor, make: Callable[[int], _Made], steps: Sequence[int], workers: int
 ) -> Generator[_Made, None, None]:
@@ -106,9 +135,7 @@ def _work(step: int) -> int:
 
 def _shared(batch: "Batch") -> "Batch":
     """An uninitialised batch like this one, in memory that processes forked later share."""
-    places = {id(tensor): _shared_like(tensor) for tensor in _tensors(batch)}
-    here: dict[str, Any] = {field.name: places.get(id(getattr(batch, field.name))) for field in fields(batch)}
-    return replace(batch, **here)
+    return _with(batch, {id(tensor): _shared_like(tensor) for tensor in _tensors(batch)})
 
 
 def _shared_like(tensor: Tensor) -> Tensor:
@@ -121,3 +148,11 @@ def _tensors(batch: "Batch") -> list[Tensor]:
     """Each tensor once, also where it is both the target and the clean picture."""
     values = (getattr(batch, field.name) for field in fields(batch))
     return list({id(value): value for value in values if value is not None}.values())
+
+
+def _with(batch: "Batch", tensors: dict[int, Tensor]) -> "Batch":
+    """The batch with other tensors, by the ids of its own."""
+    there: dict[str, Any] = {
+        field.name: tensors.get(id(getattr(batch, field.name))) for field in fields(batch)
+    }
+    return replace(batch, **there)

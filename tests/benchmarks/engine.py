@@ -4,9 +4,10 @@
 
 Every work is run by three engines in turn - ours, torch.nn in its default layout, torch.nn in channels-last -
 and the medians are compared with the better of the latter two. In bf16, torch.nn runs under autocast, which
-keeps activations in bfloat16, too. On a GPU, float32 is float32 for both, without TF32, and cuDNN chooses its
-algorithms by trial. Memory is the peak of a fresh process above what it held before the first run; on a GPU,
-that of the tensors on it. Nothing is asserted: the figures belong to the machine.
+keeps activations in bfloat16, too. On a GPU, float32 is float32 for both, without TF32, cuDNN chooses its
+algorithms by trial, and the training steps of both are recorded and asked for by one call. Memory is the peak
+of a fresh process above what it held before the first run; on a GPU, that of the tensors on it. Nothing is
+asserted: the figures belong to the machine.
 """
 
 import argparse
@@ -29,7 +30,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from denoise_cli.nn import MSE, SGD, build
+from denoise_cli.nn.mixed_precision import MixedPrecision, prefers_mixed_precision
 from denoise_cli.nn.precision import PRECISIONS, Precision, products_in
+from denoise_cli.nn.replay import Replayed
 from tests.nn.oracle import twin
 
 LAYOUTS = {"nn": torch.contiguous_format, "nn channels-last": torch.channels_last}
@@ -149,15 +152,19 @@ def ours(spec: list[Any], shape: tuple[int, ...], trains: bool, setting: Setting
         return products_in(setting.precision)(lambda: net.forward(x))
     net.skip_input_gradient()
     optimizer, loss = SGD(net.param(), lr=1e-3), MSE()
+    mixed = setting.precision == "bf16" and prefers_mixed_precision(net)
+    computing = MixedPrecision(net) if mixed else net
 
     @products_in(setting.precision)
-    def step() -> None:
+    def step(x: Tensor, target: Tensor) -> Tensor:
         optimizer.zero_grad()
-        loss.forward(net.forward(x), target)
-        net.backward(loss.backward())
+        value = loss.forward(computing.forward(x), target)
+        computing.backward(loss.backward())
         optimizer.step()
+        return value
 
-    return step
+    replayed = Replayed(step)
+    return lambda: replayed(x, target)
 
 
 def theirs(
@@ -181,7 +188,20 @@ def theirs(
         nn.functional.mse_loss(y.float(), target).backward()
         optimizer.step()
 
-    return step
+    return recorded(step) if setting.device.type == "cuda" else step
+
+
+def recorded(step: Run) -> Run:
+    """A step of torch.nn as one call, as `Replayed` makes ours."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return graph.replay
 
 
 def pictures(shape: tuple[int, ...], setting: Setting, layout: torch.memory_format) -> tuple[Tensor, Tensor]:

@@ -198,6 +198,47 @@ def test_results_are_joined_with_what_is_in_memory(
         torch.testing.assert_close(memory, before)
 
 
+@pytest.mark.parametrize(("kernel", "g"), CASES)
+@pytest.mark.parametrize("widths", [(3, 5), (5, 3), (16, 16), (48, 33)])
+@pytest.mark.parametrize("chunk", [1, 4000, 2**18])
+@pytest.mark.parametrize("join", [WRITE, ADD, JOINS["multiply"]])
+def test_both_gradients_at_once(
+    kernel: ModuleType,
+    g: Geometry,
+    widths: tuple[int, int],
+    chunk: int,
+    join: Join,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one after the other has them, also where one lies in the memory of what the other is made from."""
+    monkeypatch.setattr(kernels, "choose", lambda *_: kernel)
+    x, w, b, dy = random_case(g, 2, *widths, (12, 11), torch.float64)
+    _, dx, dw, db = ours(kernel, x, w, b, dy, g)
+    expected = pictures(x)
+    join.put(expected, pictures(dx))
+    memory, d_weight, d_bias = pictures(x), torch.ones_like(w), torch.ones_like(b)
+    torch.set_num_threads(2)
+    try:
+        with chunks_of(chunk):
+            kernels.gradients(memory, pictures(dy), w, d_weight, d_bias, g, memory, join)
+    finally:
+        torch.set_num_threads(1)
+    assert max(errors([memory, d_weight - 1, d_bias - 1], [expected, dw, db])) < 1e-12
+
+
+@pytest.mark.usefixtures("rounded_by_kernels")
+def test_both_gradients_at_once_in_bfloat16() -> None:
+    torch.manual_seed(0)
+    g = Geometry((3, 3), padding=(1, 1))
+    x, w, b, dy = random_case(g, 2, 64, 48, (21, 18), torch.float32)
+    exact = theirs(*(t.double() for t in (x, w, b, dy)), g)[1:]
+    dx, d_weight, d_bias = torch.empty_like(pictures(x)), torch.zeros_like(w), torch.zeros_like(b)
+    with products_in("bf16"):
+        kernels.gradients(pictures(x), pictures(dy), w, d_weight, d_bias, g, dx)
+    worst = max(errors([t.double() for t in (dx.permute(0, 3, 1, 2), d_weight, d_bias)], exact))
+    assert 1e-4 < worst < 1e-2
+
+
 @pytest.mark.parametrize("g", GEOMETRIES)
 @pytest.mark.parametrize("chunk", [1, 300, 2**18])
 def test_depthwise_convolutions(g: Geometry, chunk: int) -> None:

@@ -60,3 +60,24 @@ def weight_gradient(
     with products_of(x, d_weight):
         kernel = choose("weight_gradient", geometry, d_weight.shape[1], d_weight.shape[0])
         kernel.weight_gradient(x, dy, d_weight, d_bias, geometry)
+
+
+def gradients(
+    x: Tensor,
+    dy: Tensor,
+    weight: Tensor,
+    d_weight: Tensor,
+    d_bias: Tensor | None,
+    geometry: Geometry,
+    dx: Tensor,
+    join: Join = WRITE,
+) -> None:
+    """`weight_gradient` and `input_gradient`; `dx` may lie in the memory of x."""
+    O, C = weight.shape[:2]
+    with products_of(x, weight):
+        chosen = {choose(which, geometry, C, O) for which in ("weight_gradient", "input_gradient")}
+        if chosen == {columns} and columns.shares_columns(geometry, C, O, dy):
+            columns.gradients(x, dy, weight, d_weight, d_bias, geometry, dx, join)
+            return
+    weight_gradient(x, dy, d_weight, d_bias, geometry)
+    input_gradient(dy, weight, None, geometry, dx, join)

@@ -5,7 +5,8 @@ megabytes through main memory; on a chunk of a few rows or pictures, all but the
 """
 
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from math import prod
 from typing import Any, TypeVar
 
@@ -124,7 +125,7 @@ class Workspace:
         return self._buffers[key]
 
 
-class Scratch(threading.local):
+class Scratch:
     """The memory of a thread's workspaces, which lie over each other: they take turns."""
 
     def __init__(self) -> None:
@@ -147,9 +148,25 @@ class Scratch(threading.local):
         return self.blocks[device]
 
 
-_scratch = Scratch()
+class _Thread(threading.local):
+    def __init__(self) -> None:
+        self.scratch = Scratch()
+
+
+_thread = _Thread()
 
 
 def local_workspace(user: str) -> Workspace:
     """The scratch memory of this thread for a user, such as a kernel, inside which no other one runs."""
-    return _scratch.workspace(user)
+    return _thread.scratch.workspace(user)
+
+
+@contextmanager
+def fresh_scratch() -> Iterator[None]:
+    """Inside, this thread has new scratch memory: for work that is recorded to be done again, in memory that
+    nothing may replace meanwhile."""
+    before, _thread.scratch = _thread.scratch, Scratch()
+    try:
+        yield
+    finally:
+        _thread.scratch = before

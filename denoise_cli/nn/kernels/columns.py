@@ -62,7 +62,7 @@ def forward(
 ) -> None:
     """y (N, OH, OW, O) = x (N, H, W, C) * weight (O, C, kh, kw) + bias (O,)."""
     O, C = weight.shape[:2]
-    if geometry.stride != (1, 1) or not _spreads(C, O):
+    if geometry.stride != (1, 1) or not _spreads(C, O, x):
         _gather(x, weight, bias, geometry, y, join)
     else:
         _spread(x, weight.flip(2, 3).transpose(0, 1), bias, _turned(geometry), y, join)
@@ -73,7 +73,7 @@ def input_gradient(
 ) -> None:
     """dx (N, H, W, C) from dy (N, OH, OW, O), plus a bias (C,)."""
     O, C = weight.shape[:2]
-    if geometry.stride != (1, 1) or _spreads(O, C):
+    if geometry.stride != (1, 1) or _spreads(O, C, dy):
         _spread(dy, weight, bias, geometry, dx, join)
     else:
         _gather(dy, weight.flip(2, 3).transpose(0, 1), bias, _turned(geometry), dx, join)
@@ -92,9 +92,42 @@ def weight_gradient(
         d_bias.add_(dy.sum((0, 1, 2)))
 
 
-def _spreads(ins: int, outs: int) -> bool:
-    """Whether a map of stride 1 is better spread than gathered."""
-    return outs <= min(ins, FEW)
+def shares_columns(geometry: Geometry, channels: int, out_channels: int, dy: Tensor) -> bool:
+    """Whether `gradients` does the work of both others from columns gathered once."""
+    return geometry.stride == (1, 1) and not _spreads(out_channels, channels, dy)
+
+
+def gradients(
+    x: Tensor,
+    dy: Tensor,
+    weight: Tensor,
+    d_weight: Tensor,
+    d_bias: Tensor | None,
+    geometry: Geometry,
+    dx: Tensor,
+    join: Join,
+) -> None:
+    """Both gradients from the columns of dy; `dx` may lie in the memory of x, whose rows are read before."""
+    (O, C), (N, H, W, _), turned = weight.shape[:2], x.shape, _turned(geometry)
+    count, workspace = _parts(x), local_workspace(__name__)
+    matrix = factor(weight.flip(2, 3).permute(2, 3, 0, 1).reshape(-1, C), "matrix", workspace)
+    sums = x.new_zeros(count, C, len(matrix))
+    for parts in in_parts(N, H, W, max(_columns_width(len(matrix), x), C), x, count):
+        first, last = parts.first_row, parts.first_row + parts.rows
+        columns = _columns(parts.whole(dy), first, last, W, turned, workspace)
+        _add_products(parts.whole(x)[:, :, first:last], columns, sums, workspace)
+        target = parts.whole(dx)[:, :, first:last]
+        out = workspace.empty("sums", tuple(target.shape), x)
+        multiply(columns.view(-1, len(matrix)), matrix, out.view(-1, C), workspace)
+        join.put(target, out)
+    d_weight.add_(sums.sum(0).view(C, *geometry.kernel, O).flip(1, 2).permute(3, 0, 1, 2))
+    if d_bias is not None:
+        d_bias.add_(dy.sum((0, 1, 2)))
+
+
+def _spreads(ins: int, outs: int, x: Tensor) -> bool:
+    """Whether a map of stride 1 is better spread than gathered: not in bfloat16, which rounds each sum."""
+    return outs <= min(ins, FEW) and x.dtype != torch.bfloat16
 
 
 def _turned(geometry: Geometry) -> Geometry:
@@ -160,14 +193,24 @@ def _column_products(x: Tensor, dy: Tensor, geometry: Geometry) -> Tensor:
     """dy^T columns(x), (O, kh, kw, C)."""
     N, OH, OW, O = dy.shape
     (kh, kw), C = geometry.kernel, x.shape[3]
-    count = threads(x) if N % threads(x) == 0 else 1
-    workspace, sums = local_workspace(__name__), x.new_zeros(count, O, kh * kw * C)
+    count, workspace = _parts(x), local_workspace(__name__)
+    sums = x.new_zeros(count, O, kh * kw * C)
     for parts in in_parts(N, OH, OW, max(_columns_width(kh * kw * C, x), O), x, count):
         first, last = parts.first_row, parts.first_row + parts.rows
         columns = _columns(parts.whole(x), first, last, OW, geometry, workspace)
-        part = factor(parts.whole(dy)[:, :, first:last], "dy", workspace).reshape(count, -1, O)
-        multiply(part.transpose(1, 2), columns, sums, workspace, plus=sums)
+        _add_products(parts.whole(dy)[:, :, first:last], columns, sums, workspace)
     return sums.sum(0).view(O, kh, kw, C)
+
+
+def _parts(x: Tensor) -> int:
+    """How many parts there are of pictures (N, H, W, C)."""
+    return threads(x) if x.shape[0] % threads(x) == 0 else 1
+
+
+def _add_products(pixels: Tensor, columns: Tensor, sums: Tensor, workspace: Workspace) -> None:
+    """sums (parts, O, K) += pixels (parts, n, rows, OW, O)^T columns (parts, n rows OW, K)."""
+    rows = factor(pixels, "pixels", workspace).reshape(len(sums), -1, pixels.shape[-1])
+    multiply(rows.transpose(1, 2), columns, sums, workspace, plus=sums)
 
 
 def _columns_width(values: int, x: Tensor) -> int:

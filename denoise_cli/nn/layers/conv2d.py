@@ -4,6 +4,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from denoise_cli.nn import kernels
 from denoise_cli.nn.initialisation import Initialisation
 from denoise_cli.nn.kernels.geometry import Geometry, Pair
 from denoise_cli.nn.kernels.joining import ADD, Join
@@ -75,12 +76,17 @@ class Conv2d(conv.Convolution):
         (x,) = self.saved()
         dy = conv.to_pictures(dy)
         d_bias = None if self.bias is None else self.bias.grad
+        unframed = self.frame == (0, 0)
+        if self.needs_input_gradient and onto is not None and unframed and self.groups == 1:
+            dx, weight = conv.to_pictures(onto), self.weight
+            kernels.gradients(x, dy, weight.value, weight.grad, d_bias, self.geometry, dx, join)
+            return conv.from_pictures(dx)
         conv.weight_gradient(x, dy, self.weight.grad, d_bias, self.geometry, self.groups)
         if not self.needs_input_gradient:
             return dy.new_empty(0)
         shape = x.shape
         del x
-        if self.frame == (0, 0):
+        if unframed:
             dx = conv.target(shape, dy, onto)
             conv.input_gradient(dy, self.weight.value, None, self.geometry, self.groups, dx, join)
             return conv.from_pictures(dx)
