@@ -67,6 +67,12 @@ def sent_ahead(
 
     Closing the iterator closes `batches`.
     """
+    if device.type == "cpu":
+        with closing(batches):
+            yield from batches
+        return
+    # a GPU does what one stream asks for in turn: what is sent would wait for the training
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def send() -> "Batch | None":
         batch = next(batches, None)
@@ -74,19 +80,15 @@ def sent_ahead(
             return None
         with torch.cuda.stream(stream):
             there = {id(tensor): tensor.to(device) for tensor in _tensors(batch)}
+        if stream:
             stream.synchronize()
         return _with(batch, there)
 
-    with closing(batches):
-        if device.type != "cuda":
-            yield from batches
-            return
-        stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        with ThreadPoolExecutor(1, thread_name_prefix="sending") as sender:
+    with closing(batches), ThreadPoolExecutor(1, thread_name_prefix="sending") as sender:
+        coming = sender.submit(send)
+        while (batch := coming.result()) is not None:
             coming = sender.submit(send)
-            while (batch := coming.result()) is not None:
-                coming = sender.submit(send)
-                yield batch
+            yield batch
 
 
 def _ahead(

@@ -33,6 +33,7 @@ from denoise_cli.data.noise import NOISES
 from denoise_cli.data.noise_models import Gaussian, Noise, Noisy, Subsample
 from denoise_cli.data.opening import make_noise, open_batches, open_source, open_validation
 from denoise_cli.data.pickles import PickleSource
+from denoise_cli.data.prefetching import sent_ahead
 from denoise_cli.data.synthetic import SyntheticSource
 from denoise_cli.errors import DenoiseError
 from denoise_cli.estimation import ESTIMATORS
@@ -161,6 +162,26 @@ class TestPrefetch:
         row = Batches(patches(), batch=2, workers=workers).prefetch(0, 10**9)
         assert len(list(islice(row, 4))) == 4
         assert len(running()) == workers
+        row.close()
+        assert not running()
+
+    @pytest.mark.parametrize("workers", [0, 1, 3])
+    def test_batches_go_to_a_device_ahead(self, workers: int) -> None:
+        """Tensors of the device "meta" have shapes alone."""
+        batches = Batches(patches(), batch=2, workers=workers)
+        there = list(sent_ahead(batches.prefetch(0, 5), torch.device("meta")))
+        assert [batch.x.shape for batch in there] == [batches.batch(step).x.shape for step in range(5)]
+        assert all(tensor.is_meta for batch in there for tensor in (batch.x, batch.target, batch.sigma))
+        assert not running()
+
+    @pytest.mark.parametrize("device", ["cpu", "meta"])
+    @pytest.mark.parametrize("workers", [1, 3])
+    def test_leaving_early_ends_the_workers_of_what_is_sent(self, workers: int, device: str) -> None:
+        row = sent_ahead(
+            Batches(patches(), batch=2, workers=workers).prefetch(0, 10**9), torch.device(device)
+        )
+        assert len(list(islice(row, 4))) == 4
+        assert len(running()) >= workers
         row.close()
         assert not running()
 
