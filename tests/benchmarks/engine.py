@@ -201,7 +201,12 @@ def recorded(step: Run) -> Run:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    return graph.replay
+
+    def replay() -> Run:
+        graph.replay()
+        return step  # whose tensors must live as long
+
+    return replay
 
 
 def pictures(shape: tuple[int, ...], setting: Setting, layout: torch.memory_format) -> tuple[Tensor, Tensor]:

@@ -73,11 +73,37 @@ def gradients(
     join: Join = WRITE,
 ) -> None:
     """`weight_gradient` and `input_gradient`; `dx` may lie in the memory of x."""
-    O, C = weight.shape[:2]
-    with products_of(x, weight):
-        chosen = {choose(which, geometry, C, O) for which in ("weight_gradient", "input_gradient")}
-        if chosen == {columns} and columns.shares_columns(geometry, C, O, dy):
+    with products_of(dy, weight):
+        if _share_columns("input_gradient", dy, weight, geometry):
             columns.gradients(x, dy, weight, d_weight, d_bias, geometry, dx, join)
             return
     weight_gradient(x, dy, d_weight, d_bias, geometry)
     input_gradient(dy, weight, None, geometry, dx, join)
+
+
+def transposed_gradients(
+    x: Tensor,
+    dy: Tensor,
+    weight: Tensor,
+    d_weight: Tensor,
+    geometry: Geometry,
+    dx: Tensor,
+    join: Join = WRITE,
+) -> None:
+    """Those of the transposed convolution: `weight_gradient` of (dy, x), and `forward` of dy to `dx`.
+
+    `dx` may lie in the memory of x.
+    """
+    with products_of(dy, weight):
+        if _share_columns("forward", dy, weight, geometry):
+            columns.transposed_gradients(x, dy, weight, d_weight, geometry, dx, join)
+            return
+    weight_gradient(dy, x, d_weight, None, geometry)
+    forward(dy, weight, None, geometry, dx, join)
+
+
+def _share_columns(which: Map, dy: Tensor, weight: Tensor, geometry: Geometry) -> bool:
+    """Whether the gradients by the input, which is this map, and by the weight both take columns of dy."""
+    O, C = weight.shape[:2]
+    chosen = {choose(one, geometry, C, O) for one in (which, "weight_gradient")}
+    return chosen == {columns} and columns.shares_columns(which, geometry, C, O, dy)

@@ -92,9 +92,12 @@ def weight_gradient(
         d_bias.add_(dy.sum((0, 1, 2)))
 
 
-def shares_columns(geometry: Geometry, channels: int, out_channels: int, dy: Tensor) -> bool:
-    """Whether `gradients` does the work of both others from columns gathered once."""
-    return geometry.stride == (1, 1) and not _spreads(out_channels, channels, dy)
+def shares_columns(which: Map, geometry: Geometry, channels: int, out_channels: int, dy: Tensor) -> bool:
+    """Whether both gradients can be computed from columns of dy gathered once: by `gradients`, where `which`
+    is "input_gradient", or by `transposed_gradients`, where it is "forward"."""
+    if which == "input_gradient":
+        return geometry.stride == (1, 1) and not _spreads(out_channels, channels, dy)
+    return geometry.stride != (1, 1) or not _spreads(channels, out_channels, dy)
 
 
 def gradients(
@@ -107,22 +110,38 @@ def gradients(
     dx: Tensor,
     join: Join,
 ) -> None:
-    """Both gradients from the columns of dy; `dx` may lie in the memory of x, whose rows are read before."""
-    (O, C), (N, H, W, _), turned = weight.shape[:2], x.shape, _turned(geometry)
-    count, workspace = _parts(x), local_workspace(__name__)
-    matrix = factor(weight.flip(2, 3).permute(2, 3, 0, 1).reshape(-1, C), "matrix", workspace)
-    sums = x.new_zeros(count, C, len(matrix))
-    for parts in in_parts(N, H, W, max(_columns_width(len(matrix), x), C), x, count):
-        first, last = parts.first_row, parts.first_row + parts.rows
-        columns = _columns(parts.whole(dy), first, last, W, turned, workspace)
-        _add_products(parts.whole(x)[:, :, first:last], columns, sums, workspace)
-        target = parts.whole(dx)[:, :, first:last]
-        out = workspace.empty("sums", tuple(target.shape), x)
-        multiply(columns.view(-1, len(matrix)), matrix, out.view(-1, C), workspace)
-        join.put(target, out)
-    d_weight.add_(sums.sum(0).view(C, *geometry.kernel, O).flip(1, 2).permute(3, 0, 1, 2))
+    """`weight_gradient` and `input_gradient`; `dx` may lie in the memory of x, whose rows are read before."""
+    matrix = weight.flip(2, 3).permute(2, 3, 0, 1).flatten(0, 2)
+    products = _gather_for_both(dy, matrix, x, _turned(geometry), dx, join)
+    d_weight.add_(products.flip(1, 2).permute(3, 0, 1, 2))
     if d_bias is not None:
         d_bias.add_(dy.sum((0, 1, 2)))
+
+
+def transposed_gradients(
+    x: Tensor, dy: Tensor, weight: Tensor, d_weight: Tensor, geometry: Geometry, dx: Tensor, join: Join
+) -> None:
+    """`weight_gradient` of (dy, x), and `forward` of dy to `dx`, which may lie in the memory of x."""
+    products = _gather_for_both(dy, weight.permute(2, 3, 1, 0).flatten(0, 2), x, geometry, dx, join)
+    d_weight.add_(products.permute(0, 3, 1, 2))
+
+
+def _gather_for_both(
+    t: Tensor, matrix: Tensor, pixels: Tensor, geometry: Geometry, result: Tensor, join: Join
+) -> Tensor:
+    """columns(t) @ matrix goes to `result` (N, H, W, O), pixels^T columns(t) (O, kh, kw, C) is returned."""
+    (N, H, W, O), (kh, kw), C = pixels.shape, geometry.kernel, t.shape[3]
+    count, workspace = _parts(t), local_workspace(__name__)
+    matrix, sums = factor(matrix, "matrix", workspace), t.new_zeros(count, O, kh * kw * C)
+    for parts in in_parts(N, H, W, max(_columns_width(kh * kw * C, t), O), t, count):
+        first, last = parts.first_row, parts.first_row + parts.rows
+        columns = _columns(parts.whole(t), first, last, W, geometry, workspace)
+        _add_products(parts.whole(pixels)[:, :, first:last], columns, sums, workspace)
+        target = parts.whole(result)[:, :, first:last]
+        out = workspace.empty("sums", tuple(target.shape), t)
+        multiply(columns.view(-1, kh * kw * C), matrix, out.view(-1, O), workspace)
+        join.put(target, out)
+    return sums.sum(0).view(O, kh, kw, C)
 
 
 def _spreads(ins: int, outs: int, x: Tensor) -> bool:

@@ -4,6 +4,7 @@ from fractions import Fraction
 
 from torch import Tensor
 
+from denoise_cli.nn import kernels
 from denoise_cli.nn.initialisation import Initialisation
 from denoise_cli.nn.kernels.geometry import Geometry
 from denoise_cli.nn.kernels.joining import ADD, Join
@@ -87,6 +88,10 @@ class TransposeConv2d(conv.Convolution):
         dy = conv.to_pictures(dy)
         if self.bias is not None:
             self.bias.grad.add_(dy.sum((0, 1, 2)))
+        if self.needs_input_gradient and onto is not None and self.groups == 1:
+            dx, weight = conv.to_pictures(onto), self.weight
+            kernels.transposed_gradients(x, dy, weight.value, weight.grad, self.geometry, dx, join)
+            return conv.from_pictures(dx)
         conv.weight_gradient(dy, x, self.weight.grad, None, self.geometry, self.groups)
         if not self.needs_input_gradient:
             return dy.new_empty(0)

@@ -69,11 +69,16 @@ class Upsampling(conv.Convolution):
         (x,) = self.saved()
         dy = conv.to_pictures(dy)
         transposed = self._transposed()
-        dt, e = torch.zeros_like(transposed), self._box(dy)
-        kernels.weight_gradient(dy, x, dt, None, self.geometry)
-        self.weight.grad.add_((e.T @ dt @ e).transpose(0, 1))
+        dt = torch.zeros_like(transposed)
         if self.bias is not None:
             self.bias.grad.add_(dy.sum((0, 1, 2)))
+        if self.needs_input_gradient and onto is not None:
+            dx = conv.to_pictures(onto)
+            kernels.transposed_gradients(x, dy, transposed, dt, self.geometry, dx, join)
+            self._add_gradient(dt)
+            return conv.from_pictures(dx)
+        kernels.weight_gradient(dy, x, dt, None, self.geometry)
+        self._add_gradient(dt)
         if not self.needs_input_gradient:
             return dy.new_empty(0)
         shape = x.shape
@@ -81,6 +86,11 @@ class Upsampling(conv.Convolution):
         dx = conv.target(shape, dy, onto)
         kernels.forward(dy, transposed, None, self.geometry, dx, join)
         return conv.from_pictures(dx)
+
+    def _add_gradient(self, d_transposed: Tensor) -> None:
+        """dw = E^T dt E."""
+        e = self._box(d_transposed)
+        self.weight.grad.add_((e.T @ d_transposed @ e).transpose(0, 1))
 
     def _box(self, like: Tensor) -> Tensor:
         """E (k + s - 1, k)."""
