@@ -191,7 +191,7 @@ class Training(Section):
     clip: Annotated[float, Field(gt=0)] | None = None
     """The largest norm of the whole gradient; null: any."""
     precision: Precision = "float32"
-    """What the factors of matrix products are rounded to; weights and sums stay float32."""
+    """What the factors of matrix products are rounded to, and on a GPU activations; weights stay float32."""
 
     @model_validator(mode="before")
     @classmethod

@@ -1,4 +1,7 @@
-"""How precisely products are computed. Tensors, sums and weights are float32 either way."""
+"""How precisely products are computed. Tensors, sums and weights are float32 either way.
+
+A training on a GPU goes further, see `mixed_precision`.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
