@@ -43,7 +43,8 @@ class _Recording:
     def __init__(self, function: Callable[..., Tensor], tensors: tuple[Tensor, ...]) -> None:
         self.inputs = [torch.empty_like(tensor) for tensor in tensors]
         self.graph = torch.cuda.CUDAGraph()
-        with fresh_scratch(), torch.cuda.graph(self.graph):
+        # what other threads ask for meanwhile, such as the next batch, is none of its business
+        with fresh_scratch(), torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
             self.output = function(*self.inputs)
 
     def replay(self, tensors: tuple[Tensor, ...]) -> Tensor:
