@@ -85,7 +85,9 @@ def shipped_models() -> dict[str, Traversable]:
     """The models that come with the package, by name."""
     return {
         file.name.removesuffix(SUFFIX): file
-        for file in sorted(files("denoise_cli.models").iterdir(), key=lambda file: file.name)
+        for file in sorted(
+            files("denoise_cli.models").iterdir(), key=lambda file: file.name.removesuffix(SUFFIX)
+        )
         if file.name.endswith(SUFFIX)
     }
 

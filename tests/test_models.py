@@ -29,7 +29,7 @@ def crop(channels: int) -> np.ndarray:
 
 
 def test_they_are_few_enough_for_a_package() -> None:
-    assert [*shipped_models()] == ["gaussian", "photo"]
+    assert [*shipped_models()] == ["gaussian", "gaussian-gray", "photo"]
     assert sum(path.stat().st_size for path in FOLDER.glob("*.safetensors")) < 25e6
 
 
