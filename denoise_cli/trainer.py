@@ -19,7 +19,7 @@ from denoise_cli.denoiser import Denoiser
 from denoise_cli.errors import UsageError
 from denoise_cli.evaluation import Denoised, evaluate, validation_pairs
 from denoise_cli.metrics import decibels, mse, psnr
-from denoise_cli.nn.mixed_precision import MixedPrecision, prefers_mixed_precision
+from denoise_cli.nn.mixed_precision import computing_in
 from denoise_cli.nn.module import Module
 from denoise_cli.nn.precision import products_in
 from denoise_cli.nn.replay import Replayed
@@ -84,9 +84,7 @@ class Trainer:
             self.model = experiment.build_model().to(device=device)
             self.model.load_state(self.net.state())
         self.net.skip_input_gradient()
-        self.computing = self.net
-        if experiment.train.precision == "bf16" and prefers_mixed_precision(self.net):
-            self.computing = MixedPrecision(self.net)
+        self.computing = computing_in(experiment.train.precision, self.net)
         self.tensors = list(self.net.state().values())
         self.good = [tensor.clone() for tensor in self.tensors]  # those that gave the last finite loss
         self.good_step = 0

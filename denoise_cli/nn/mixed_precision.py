@@ -8,7 +8,8 @@ import copy
 import torch
 from torch import Tensor
 
-from denoise_cli.nn.module import Module, Shape
+from denoise_cli.nn.module import Module
+from denoise_cli.nn.precision import Precision
 
 
 class MixedPrecision(Module):
@@ -37,11 +38,9 @@ class MixedPrecision(Module):
             grad.add_(rounded)
         return dx
 
-    def output_shape(self, shape: Shape) -> Shape:
-        return self.net.output_shape(shape)
 
-
-def prefers_mixed_precision(net: Module) -> bool:
-    """Whether a network is on a GPU, whose time goes into passes over memory, without running statistics."""
+def computing_in(precision: Precision, net: Module) -> Module:
+    """What trains `net`: itself, or for bf16 on a GPU, without running statistics, `MixedPrecision`."""
     on_cuda = all(tensor.device.type == "cuda" for tensor in net.state().values())
-    return on_cuda and not any(module.buffers for module in net.modules())
+    mixed = precision == "bf16" and on_cuda and not any(module.buffers for module in net.modules())
+    return MixedPrecision(net) if mixed else net

@@ -30,7 +30,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from denoise_cli.nn import MSE, SGD, build
-from denoise_cli.nn.mixed_precision import MixedPrecision, prefers_mixed_precision
+from denoise_cli.nn.mixed_precision import computing_in
 from denoise_cli.nn.precision import PRECISIONS, Precision, products_in
 from denoise_cli.nn.replay import Replayed
 from tests.nn.oracle import twin
@@ -152,8 +152,7 @@ def ours(spec: list[Any], shape: tuple[int, ...], trains: bool, setting: Setting
         return products_in(setting.precision)(lambda: net.forward(x))
     net.skip_input_gradient()
     optimizer, loss = SGD(net.param(), lr=1e-3), MSE()
-    mixed = setting.precision == "bf16" and prefers_mixed_precision(net)
-    computing = MixedPrecision(net) if mixed else net
+    computing = computing_in(setting.precision, net)
 
     @products_in(setting.precision)
     def step(x: Tensor, target: Tensor) -> Tensor:

@@ -99,10 +99,8 @@ def test_cuda_does_what_the_cpu_does(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("DENOISE_KERNEL", kernel or "")
-    if (
-        optimizer is OPTIMIZERS["muon"]
-    ):  # it makes directions that rounding alone has made as long as the others
-        bound = max(bound, 1e-2)
+    # Muon makes directions that rounding alone has made as long as the others
+    bound = max(bound, 1e-2) if optimizer is OPTIMIZERS["muon"] else bound
     here, there = (step(device, loss(), optimizer, precision).cpu() for device in ("cpu", "cuda"))
     torch.testing.assert_close(there, here, rtol=0, atol=bound * float(here.abs().max()))
 

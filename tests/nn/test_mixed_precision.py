@@ -8,9 +8,10 @@ from test_devices import NETWORK
 from test_layers import every_example, spec_of
 
 from denoise_cli.nn import MSE, SGD, Module, build
-from denoise_cli.nn.mixed_precision import MixedPrecision, prefers_mixed_precision
+from denoise_cli.nn.mixed_precision import MixedPrecision, computing_in
 from denoise_cli.nn.registry import Example
 
+CONVOLUTION = {"in_channels": 1, "out_channels": 1, "kernel_size": 1}
 ROUNDING = 2**-8
 """How far bfloat16 may be off, as a fraction."""
 
@@ -82,7 +83,7 @@ def test_every_layer_computes_in_bfloat16(name: str, example: Example) -> None:
 
 
 def test_networks_on_the_cpu_or_with_running_statistics_keep_float32() -> None:
-    assert not prefers_mixed_precision(build([{"batch_norm2d": {"num_features": 4}}]).to(device="meta"))
-    assert not prefers_mixed_precision(
-        build([{"conv2d": {"in_channels": 1, "out_channels": 1, "kernel_size": 1}}])
-    )
+    for layer in ({"batch_norm2d": {"num_features": 4}}, {"conv2d": CONVOLUTION}):
+        for device in ("cpu", "meta"):
+            net = build([layer]).to(device=device)
+            assert computing_in("bf16", net) is net
