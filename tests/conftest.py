@@ -26,7 +26,7 @@ def rounded_by_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def round_factors_in_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "_onednn_keeps_float32", lambda: True)
-    monkeypatch.setattr(products, "_multiplies_bfloat16", lambda device: device.type == "cpu")
+    monkeypatch.setattr(products, "multiplies_bfloat16", lambda device: device.type == "cpu")
 
 
 def round_factors_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:

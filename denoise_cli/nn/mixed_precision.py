@@ -1,6 +1,7 @@
 """Training in bfloat16 with weights in float32 (Micikevicius et al., "Mixed Precision Training", ICLR 2018).
 
-On a GPU most of a step is passes over memory. Activations of half the size take half the time.
+Activations of half the size take half the memory, and a pass over them half the time. On a GPU most of a step
+is such passes.
 """
 
 import copy
@@ -8,6 +9,7 @@ import copy
 import torch
 from torch import Tensor
 
+from denoise_cli.nn.kernels import products
 from denoise_cli.nn.module import Module
 from denoise_cli.nn.precision import Precision
 
@@ -40,7 +42,9 @@ class MixedPrecision(Module):
 
 
 def computing_in(precision: Precision, net: Module) -> Module:
-    """What trains `net`: itself, or for bf16 on a GPU, without running statistics, `MixedPrecision`."""
-    on_cuda = all(tensor.device.type == "cuda" for tensor in net.state().values())
-    mixed = precision == "bf16" and on_cuda and not any(module.buffers for module in net.modules())
+    """What trains `net`: for bf16 `MixedPrecision`, where the device has products of bfloat16 and the network
+    no running statistics; else the network itself."""
+    devices = {value.device for value, _ in net.param()}
+    able = all(products.multiplies_bfloat16(device) for device in devices)
+    mixed = precision == "bf16" and able and not any(module.buffers for module in net.modules())
     return MixedPrecision(net) if mixed else net

@@ -1,6 +1,6 @@
 """How precisely products are computed. Tensors, sums and weights are float32 either way.
 
-A training on a GPU goes further, see `mixed_precision`.
+A training goes further where it can, see `mixed_precision`.
 """
 
 from collections.abc import Iterator

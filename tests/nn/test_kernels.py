@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from denoise_cli.nn import kernels
-from denoise_cli.nn.kernels import KERNELS, chunks, depthwise, memory, winograd
+from denoise_cli.nn.kernels import KERNELS, chunks, columns, depthwise, memory, shifted, winograd
 from denoise_cli.nn.kernels.chunks import Scratch, Workspace
 from denoise_cli.nn.kernels.geometry import Geometry
 from denoise_cli.nn.kernels.joining import ADD, WRITE, Join
@@ -81,8 +81,8 @@ def errors(one: list[Tensor], other: list[Tensor]) -> list[float]:
 
 @contextmanager
 def chunks_of(size: int) -> Iterator[None]:
-    """Chunks of about `size` values."""
-    before, chunks.CHUNK = chunks.CHUNK, size
+    """Chunks of about `size` values of float64."""
+    before, chunks.CHUNK = chunks.CHUNK, 8 * size
     try:
         yield
     finally:
@@ -233,6 +233,19 @@ def test_both_gradients_at_once(
         torch.set_num_threads(1)
     found = [memory, transposed, d_weight - 1, d_bias - 1, d_weight_2 - 1]
     assert max(errors(found, expected)) < 1e-12
+
+
+@pytest.mark.parametrize(("kernel", "groups"), [(columns, 1), (shifted, 1), (depthwise, 8)])
+def test_sums_over_many_chunks_of_bfloat16_are_exact(kernel: ModuleType, groups: int) -> None:
+    """In bfloat16 itself, what one more chunk adds to 256 others would be lost."""
+    torch.manual_seed(0)
+    g, pixels = Geometry((3, 3), padding=(1, 1)), (512, 8, 6, 6)
+    x, dy = torch.rand(pixels).bfloat16(), torch.rand(pixels).bfloat16()
+    d_weight, d_bias = torch.zeros(8, 8 // groups, 3, 3).bfloat16(), torch.zeros(8).bfloat16()
+    with chunks_of(1):
+        kernel.weight_gradient(pictures(x), pictures(dy), d_weight, d_bias, g)
+    exact = theirs(x.double(), d_weight.double(), d_bias.double(), dy.double(), g, groups)[2:]
+    assert max(errors([d_weight.double(), d_bias.double()], exact)) < 2**-8
 
 
 @pytest.mark.usefixtures("rounded_by_kernels")

@@ -11,7 +11,6 @@ from denoise_cli.nn import MSE, SGD, Module, build
 from denoise_cli.nn.mixed_precision import MixedPrecision, computing_in
 from denoise_cli.nn.registry import Example
 
-CONVOLUTION = {"in_channels": 1, "out_channels": 1, "kernel_size": 1}
 ROUNDING = 2**-8
 """How far bfloat16 may be off, as a fraction."""
 
@@ -82,8 +81,14 @@ def test_every_layer_computes_in_bfloat16(name: str, example: Example) -> None:
         assert float((one - other).norm()) <= 16 * ROUNDING * float(one.norm()) + 1e-6
 
 
-def test_networks_on_the_cpu_or_with_running_statistics_keep_float32() -> None:
-    for layer in ({"batch_norm2d": {"num_features": 4}}, {"conv2d": CONVOLUTION}):
-        for device in ("cpu", "meta"):
-            net = build([layer]).to(device=device)
-            assert computing_in("bf16", net) is net
+@pytest.mark.usefixtures("rounded_by_kernels")
+def test_a_device_that_multiplies_bfloat16_trains_in_it(net: Module) -> None:
+    assert isinstance(computing_in("bf16", net), MixedPrecision)
+
+
+@pytest.mark.usefixtures("rounded_by_kernels")
+def test_all_others_and_running_statistics_keep_float32(net: Module) -> None:
+    with_statistics = build([{"batch_norm2d": {"num_features": 4}}])
+    for one in (net.to(device="meta"), with_statistics):
+        assert computing_in("bf16", one) is one
+    assert computing_in("float32", net) is net

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from denoise_cli.nn.kernels.memory import ALIGNMENT
 
-CHUNK = 512 * 1024
-"""Values that the intermediates of a chunk take, for each thread: few enough to stay in cache, enough for the
+CHUNK = 2 * 1024 * 1024
+"""Bytes that the intermediates of a chunk take, for each thread: few enough to stay in cache, enough for the
 fixed cost of a tensor operation, a few microseconds, and of a product's packing not to matter."""
 
 PLANS = 512
@@ -33,7 +33,7 @@ def threads(like: Tensor) -> int:
 
 def chunk_size(like: Tensor) -> int:
     """Values that the intermediates of a chunk take."""
-    return CHUNK * torch.get_num_threads() if like.device.type == "cpu" else 2**62
+    return CHUNK // like.element_size() * torch.get_num_threads() if like.device.type == "cpu" else 2**62
 
 
 def chunks_of_rows(pictures: int, rows: int, values_per_row: int, like: Tensor) -> list[Chunk]:

@@ -34,7 +34,7 @@ from denoise_cli.nn.kernels.geometry import (
 )
 from denoise_cli.nn.kernels.joining import Join
 from denoise_cli.nn.kernels.parts import in_parts
-from denoise_cli.nn.kernels.products import factor, factor_type, multiply, products_are_cheap
+from denoise_cli.nn.kernels.products import factor, factor_type, multiply, products_are_cheap, sums_of
 
 FEW = 12
 """Channels up to which columns are worth it: of what is gathered, or rows of a tap of what is spread."""
@@ -132,7 +132,7 @@ def _gather_for_both(
     """columns(t) @ matrix goes to `result` (N, H, W, O), pixels^T columns(t) (O, kh, kw, C) is returned."""
     (N, H, W, O), (kh, kw), C = pixels.shape, geometry.kernel, t.shape[3]
     count, workspace = _parts(t), local_workspace(__name__)
-    matrix, sums = factor(matrix, "matrix", workspace), t.new_zeros(count, O, kh * kw * C)
+    matrix, sums = factor(matrix, "matrix", workspace), sums_of(t, count, O, kh * kw * C)
     for parts in in_parts(N, H, W, max(_columns_width(kh * kw * C, t), O), t, count):
         first, last = parts.first_row, parts.first_row + parts.rows
         columns = _columns(parts.whole(t), first, last, W, geometry, workspace)
@@ -213,7 +213,7 @@ def _column_products(x: Tensor, dy: Tensor, geometry: Geometry) -> Tensor:
     N, OH, OW, O = dy.shape
     (kh, kw), C = geometry.kernel, x.shape[3]
     count, workspace = _parts(x), local_workspace(__name__)
-    sums = x.new_zeros(count, O, kh * kw * C)
+    sums = sums_of(x, count, O, kh * kw * C)
     for parts in in_parts(N, OH, OW, max(_columns_width(kh * kw * C, x), O), x, count):
         first, last = parts.first_row, parts.first_row + parts.rows
         columns = _columns(parts.whole(x), first, last, OW, geometry, workspace)

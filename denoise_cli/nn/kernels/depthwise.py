@@ -17,6 +17,7 @@ from torch import Tensor
 from denoise_cli.nn.kernels.chunks import chunks_of_rows, local_workspace
 from denoise_cli.nn.kernels.geometry import Geometry, Pair, copy_window
 from denoise_cli.nn.kernels.joining import WRITE, Join
+from denoise_cli.nn.kernels.products import sums_of
 
 
 def forward(
@@ -52,7 +53,8 @@ def weight_gradient(
 ) -> None:
     """Adds dL/dweight (C, 1, kh, kw) and dL/dbias (C,) in place."""
     N, OH, OW, C = dy.shape
-    workspace, d_taps = local_workspace(__name__), [dy.new_zeros(C) for _ in range(d_weight[0].numel())]
+    workspace, d_taps = local_workspace(__name__), [sums_of(dy, C) for _ in range(d_weight[0].numel())]
+    bias_sums = sums_of(dy, C)
     for pictures, first, last in chunks_of_rows(N, OH, 4 * OW * C, x):
         window, part = _window(x[pictures], first, last, OW, geometry), dy[pictures, first:last]
         products = workspace.empty("products", tuple(part.shape), dy)
@@ -60,7 +62,9 @@ def weight_gradient(
             torch.mul(seen, part, out=products)
             d_tap.add_(products.view(-1, C).sum(0))
         if d_bias is not None:
-            d_bias.add_(part.sum((0, 1, 2)))
+            bias_sums.add_(part.sum((0, 1, 2)))
+    if d_bias is not None:
+        d_bias.add_(bias_sums)
     d_weight.add_(torch.stack(d_taps, dim=1).view_as(d_weight))
 
 

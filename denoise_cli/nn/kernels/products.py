@@ -46,9 +46,9 @@ def products_of(x: Tensor, weight: Tensor) -> Iterator[None]:
     allowed, on_cpu = matmul_precision(), x.device.type == "cpu"
     by_onednn = on_cpu and allowed in ("highest", "medium") and _onednn_keeps_float32()
     wide = min(weight.shape[:2]) >= WIDE and x.dtype == torch.float32
-    if allowed == "medium" and wide and (by_onednn or not on_cpu) and _multiplies_bfloat16(x.device):
+    if allowed == "medium" and wide and (by_onednn or not on_cpu) and multiplies_bfloat16(x.device):
         _mode.dtype = torch.bfloat16
-    _mode.cheap = _mode.dtype is not None or not on_cpu
+    _mode.cheap = torch.bfloat16 in (_mode.dtype, x.dtype) or not on_cpu
     if by_onednn:
         torch.set_float32_matmul_precision("medium")
     try:
@@ -62,6 +62,11 @@ def products_of(x: Tensor, weight: Tensor) -> Iterator[None]:
 def products_are_cheap() -> bool:
     """Whether products cost little beside passes over memory: rounded ones, and those of an accelerator."""
     return _mode.cheap
+
+
+def sums_of(like: Tensor, *shape: int) -> Tensor:
+    """Zeros to which products or values of `like`'s type are added chunk by chunk: float32 at the least."""
+    return like.new_zeros(shape, dtype=torch.promote_types(like.dtype, torch.float32))
 
 
 def factor_type(like: Tensor) -> torch.dtype:
@@ -107,7 +112,7 @@ def _onednn_keeps_float32() -> bool:
 
 
 @cache
-def _multiplies_bfloat16(device: torch.device) -> bool:
+def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether the device has instructions for it, as far as this version of torch can tell."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

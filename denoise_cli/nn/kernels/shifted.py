@@ -35,7 +35,7 @@ from denoise_cli.nn.kernels.geometry import (
     phase_range,
 )
 from denoise_cli.nn.kernels.joining import WRITE, Join
-from denoise_cli.nn.kernels.products import factor, factor_type, multiply
+from denoise_cli.nn.kernels.products import factor, factor_type, multiply, sums_of
 
 
 @dataclass(frozen=True)
@@ -179,19 +179,22 @@ def weight_gradient(
     steps = plan(geometry)
     chunks = chunks_of_rows(N, OH, (OW + steps.halo[1]) * max(C * len(steps.phases), O), x)
     workspace = local_workspace(__name__)
-    d_matrices = [x.new_zeros(len(group.taps) * C, O) for group in steps.groups]
+    d_matrices = [sums_of(x, len(group.taps) * C, O) for group in steps.groups]
+    bias_sums = sums_of(dy, O)
     for pictures, first, last in chunks:
         rows, (n, height, width) = _input_rows(x, pictures, first, last, OW, steps, workspace)
         part = dy[pictures, first:last]
         if (height, width) != part.shape[1:3] or not part.is_contiguous():
             part = copy_window(part, 0, 0, workspace.empty("dy", (n, height, width, O), dy))
         if d_bias is not None:
-            d_bias.add_(part.view(-1, O).sum(0))
+            bias_sums.add_(part.view(-1, O).sum(0))
         d_rows = factor(part, "factor", workspace).view(-1, O)
         for group, d_matrix in zip(steps.groups, d_matrices, strict=True):
             begin, end = _span(group, steps, height, width, n)
             columns = rows[begin:end, group.channels(C)].T
             multiply(columns, d_rows[: end - begin], d_matrix, workspace, plus=d_matrix)
+    if d_bias is not None:
+        d_bias.add_(bias_sums)
     for group, d_matrix in zip(steps.groups, d_matrices, strict=True):
         for (i, j), block in zip(group.taps, torch.split(d_matrix, C), strict=True):
             d_weight[:, :, i, j].add_(block.T)
