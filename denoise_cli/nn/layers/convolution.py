@@ -2,13 +2,14 @@
 
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
 from denoise_cli.nn import kernels, layout
 from denoise_cli.nn.kernels import depthwise, memory
 from denoise_cli.nn.kernels.geometry import Geometry, Pair
 from denoise_cli.nn.kernels.joining import ADD, WRITE, Join
-from denoise_cli.nn.module import Module, Shape, ShapeError
+from denoise_cli.nn.module import Module, Parameter, Shape, ShapeError
 
 
 def pair(value: Pair | int, name: str, least: int) -> Pair:
@@ -57,6 +58,51 @@ class Convolution(Module):
     def _backward(self, dy: Tensor, onto: Tensor | None, join: Join) -> Tensor:
         """`backward_onto`, or `backward` into new memory."""
         raise NotImplementedError(type(self).__name__)
+
+
+class Transposed(Convolution):
+    """A layer that is a transposed convolution of x with a kernel made from its weight."""
+
+    geometry: Geometry
+    groups: int = 1
+    bias: Parameter | None
+
+    def kernel(self) -> Tensor:
+        """(in_channels, out_channels / groups, kh, kw): that of the convolution from y to x."""
+        raise NotImplementedError(type(self).__name__)
+
+    def add_gradient(self, d_kernel: Tensor) -> None:
+        """Adds what the gradient by the kernel is by the weight."""
+        raise NotImplementedError(type(self).__name__)
+
+    def forward_onto(self, x: Tensor, onto: Tensor, join: Join = ADD) -> Tensor:
+        x, y = to_pictures(x), to_pictures(onto)
+        bias = None if self.bias is None else self.bias.value
+        input_gradient(x, self.kernel(), bias, self.geometry, self.groups, y, join)
+        self.save(x)
+        return from_pictures(y)
+
+    def _backward(self, dy: Tensor, onto: Tensor | None, join: Join) -> Tensor:
+        (x,) = self.saved()
+        dy, kernel = to_pictures(dy), self.kernel()
+        d_kernel = torch.zeros_like(kernel)
+        if self.bias is not None:
+            self.bias.grad.add_(dy.sum((0, 1, 2)))
+        if self.needs_input_gradient and onto is not None and self.groups == 1:
+            dx = to_pictures(onto)
+            kernels.transposed_gradients(x, dy, kernel, d_kernel, self.geometry, dx, join)
+            self.add_gradient(d_kernel)
+            return from_pictures(dx)
+        weight_gradient(dy, x, d_kernel, None, self.geometry, self.groups)
+        self.add_gradient(d_kernel)
+        if not self.needs_input_gradient:
+            return dy.new_empty(0)
+        shape = x.shape
+        del x
+        # output padding of a stride or more has room for windows that no input pixel made: dx ends sooner
+        dx = target(shape, dy, onto)
+        forward(dy, kernel, None, self.geometry, self.groups, dx, join)
+        return from_pictures(dx)
 
 
 def target(shape: Shape, like: Tensor, onto: Tensor | None) -> Tensor:

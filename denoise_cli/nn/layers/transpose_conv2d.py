@@ -4,10 +4,8 @@ from fractions import Fraction
 
 from torch import Tensor
 
-from denoise_cli.nn import kernels
 from denoise_cli.nn.initialisation import Initialisation
 from denoise_cli.nn.kernels.geometry import Geometry
-from denoise_cli.nn.kernels.joining import ADD, Join
 from denoise_cli.nn.layers import convolution as conv
 from denoise_cli.nn.module import Reach, Shape, ShapeError
 from denoise_cli.nn.registry import Example, layer
@@ -35,7 +33,7 @@ from denoise_cli.nn.registry import Example, layer
     Example({"in_channels": 4, "out_channels": 3, "kernel_size": 1, "stride": 2}),
     Example({"in_channels": 32, "out_channels": 32, "kernel_size": 3, "padding": 1}, (1, 32, 5, 4)),
 )
-class TransposeConv2d(conv.Convolution):
+class TransposeConv2d(conv.Transposed):
     """y = the adjoint of a convolution, applied to x: every input pixel adds its value times the kernel to y.
 
     (N, in_channels, H, W) -> (N, out_channels, OH, OW) with OH = (H - 1) stride - 2 padding + e +
@@ -76,31 +74,11 @@ class TransposeConv2d(conv.Convolution):
         shape = in_channels, out_channels // groups, *self.geometry.kernel
         self.weight, self.bias = self.add_weights(initialisation, shape, out_channels if bias else None)
 
-    def forward_onto(self, x: Tensor, onto: Tensor, join: Join = ADD) -> Tensor:
-        x, y = conv.to_pictures(x), conv.to_pictures(onto)
-        bias = None if self.bias is None else self.bias.value
-        conv.input_gradient(x, self.weight.value, bias, self.geometry, self.groups, y, join)
-        self.save(x)
-        return conv.from_pictures(y)
+    def kernel(self) -> Tensor:
+        return self.weight.value
 
-    def _backward(self, dy: Tensor, onto: Tensor | None, join: Join) -> Tensor:
-        (x,) = self.saved()
-        dy = conv.to_pictures(dy)
-        if self.bias is not None:
-            self.bias.grad.add_(dy.sum((0, 1, 2)))
-        if self.needs_input_gradient and onto is not None and self.groups == 1:
-            dx, weight = conv.to_pictures(onto), self.weight
-            kernels.transposed_gradients(x, dy, weight.value, weight.grad, self.geometry, dx, join)
-            return conv.from_pictures(dx)
-        conv.weight_gradient(dy, x, self.weight.grad, None, self.geometry, self.groups)
-        if not self.needs_input_gradient:
-            return dy.new_empty(0)
-        shape = x.shape
-        del x
-        # output padding of a stride or more has room for windows that no input pixel made: dx ends sooner
-        dx = conv.target(shape, dy, onto)
-        conv.forward(dy, self.weight.value, None, self.geometry, self.groups, dx, join)
-        return conv.from_pictures(dx)
+    def add_gradient(self, d_kernel: Tensor) -> None:
+        self.weight.grad.add_(d_kernel)
 
     def output_shape(self, shape: Shape) -> Shape:
         conv.check_pictures(shape, self.in_channels)

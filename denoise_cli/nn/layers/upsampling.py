@@ -5,10 +5,8 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from denoise_cli.nn import kernels
 from denoise_cli.nn.initialisation import Initialisation
 from denoise_cli.nn.kernels.geometry import Geometry
-from denoise_cli.nn.kernels.joining import ADD, Join
 from denoise_cli.nn.layers import convolution as conv
 from denoise_cli.nn.module import Reach, Shape, ShapeError
 from denoise_cli.nn.registry import Example, layer
@@ -22,7 +20,7 @@ from denoise_cli.nn.registry import Example, layer
     Example({"in_channels": 4, "out_channels": 2, "kernel_size": 1, "padding": 0}),
     Example({"in_channels": 4, "out_channels": 2, "kernel_size": 2, "padding": 1, "scale_factor": 4}),
 )
-class Upsampling(conv.Convolution):
+class Upsampling(conv.Transposed):
     """Every pixel repeated s x s times, then a convolution: (N, in, H, W) -> (N, out, s H + 2 p - k + 1, *).
 
     The large picture is never made. Repeating is a transposed convolution with a box of s ones and stride s;
@@ -58,39 +56,15 @@ class Upsampling(conv.Convolution):
         shape = out_channels, in_channels, kernel_size, kernel_size
         self.weight, self.bias = self.add_weights(initialisation, shape, out_channels if bias else None)
 
-    def forward_onto(self, x: Tensor, onto: Tensor, join: Join = ADD) -> Tensor:
-        x, y = conv.to_pictures(x), conv.to_pictures(onto)
-        bias = None if self.bias is None else self.bias.value
-        kernels.input_gradient(x, self._transposed(), bias, self.geometry, y, join)
-        self.save(x)
-        return conv.from_pictures(y)
+    def kernel(self) -> Tensor:
+        """t = E w E^T, (in, out, k + s - 1, k + s - 1)."""
+        e = self._box(self.weight.value)
+        return e @ self.weight.value.transpose(0, 1) @ e.T
 
-    def _backward(self, dy: Tensor, onto: Tensor | None, join: Join) -> Tensor:
-        (x,) = self.saved()
-        dy = conv.to_pictures(dy)
-        transposed = self._transposed()
-        dt = torch.zeros_like(transposed)
-        if self.bias is not None:
-            self.bias.grad.add_(dy.sum((0, 1, 2)))
-        if self.needs_input_gradient and onto is not None:
-            dx = conv.to_pictures(onto)
-            kernels.transposed_gradients(x, dy, transposed, dt, self.geometry, dx, join)
-            self._add_gradient(dt)
-            return conv.from_pictures(dx)
-        kernels.weight_gradient(dy, x, dt, None, self.geometry)
-        self._add_gradient(dt)
-        if not self.needs_input_gradient:
-            return dy.new_empty(0)
-        shape = x.shape
-        del x
-        dx = conv.target(shape, dy, onto)
-        kernels.forward(dy, transposed, None, self.geometry, dx, join)
-        return conv.from_pictures(dx)
-
-    def _add_gradient(self, d_transposed: Tensor) -> None:
-        """dw = E^T dt E."""
-        e = self._box(d_transposed)
-        self.weight.grad.add_((e.T @ d_transposed @ e).transpose(0, 1))
+    def add_gradient(self, d_kernel: Tensor) -> None:
+        """dw += E^T dt E."""
+        e = self._box(d_kernel)
+        self.weight.grad.add_((e.T @ d_kernel @ e).transpose(0, 1))
 
     def _box(self, like: Tensor) -> Tensor:
         """E (k + s - 1, k)."""
@@ -99,11 +73,6 @@ class Upsampling(conv.Convolution):
         i = torch.arange(k, device=like.device)
         repeat = tap - (k - 1 - i)
         return ((repeat >= 0) & (repeat < s)).to(like.dtype)
-
-    def _transposed(self) -> Tensor:
-        """The kernel of the equal transposed convolution, (in, out, k + s - 1, k + s - 1)."""
-        e = self._box(self.weight.value)
-        return e @ self.weight.value.transpose(0, 1) @ e.T
 
     def output_shape(self, shape: Shape) -> Shape:
         conv.check_pictures(shape, self.in_channels)
