@@ -13,7 +13,7 @@ from torch import Tensor
 
 from denoise_cli.checkpoint import TrainingState
 from denoise_cli.config import Experiment
-from denoise_cli.data.batches import Batch
+from denoise_cli.data.batch import Batch
 from denoise_cli.data.opening import open_batches
 from denoise_cli.denoiser import Denoiser
 from denoise_cli.errors import UsageError

@@ -8,7 +8,7 @@ import torch
 
 from denoise_cli.checkpoint import load_model, load_training_state
 from denoise_cli.config import Experiment
-from denoise_cli.data.batches import Batch
+from denoise_cli.data.batch import Batch
 from denoise_cli.errors import DenoiseError, UsageError
 from denoise_cli.runs import COLUMNS, RunFolder
 from denoise_cli.trainer import Trainer, clip_gradients, seeded

@@ -7,7 +7,6 @@ with the help of the system instead of a few spins, and a step takes three times
 
 import math
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple, Protocol, TypeVar
 
@@ -16,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from denoise_cli.data.batch import Batch
 from denoise_cli.data.noise_models import Noise
 from denoise_cli.data.photo_noise import resized
 from denoise_cli.data.pickles import PickleSource
@@ -35,19 +35,6 @@ MOST_ENLARGED = 2.5
 
 # What a stream of random numbers is for; part of its seed, so that no two streams are alike.
 ORDER, SAMPLES, VALIDATION = 0, 1, 2
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one training step sees. Tensors are (N, C, P, P) float32, channels-last in memory.
-
-    `clean` is None where nobody knows it. `sigma`: (N,), the noise level of `x` on the 0-255 scale.
-    """
-
-    x: Tensor
-    target: Tensor
-    clean: Tensor | None
-    sigma: Tensor
 
 
 class Samples(Protocol):

@@ -9,24 +9,21 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from denoise_cli.data.batch import Batch
 from denoise_cli.errors import DenoiseError
 from denoise_cli.processes import end_with_parent
 
-if TYPE_CHECKING:
-    from denoise_cli.data.batches import Batch
-
 _Made = TypeVar("_Made")
-Make = Callable[[int], "Batch"]
+Make = Callable[[int], Batch]
 """Makes the batch of a step."""
 
 
-def prefetched(make: Make, steps: range, workers: int) -> Generator["Batch", None, None]:
+def prefetched(make: Make, steps: range, workers: int) -> Generator[Batch, None, None]:
     """`make(step)` of each step in order, as many in the making as there are workers.
 
     One worker is a thread. Several are processes, where the system can fork this one: threads would take
@@ -43,11 +40,11 @@ def prefetched(make: Make, steps: range, workers: int) -> Generator["Batch", Non
         yield from _by_processes(make, steps, workers)
 
 
-def _by_processes(make: Make, steps: range, workers: int) -> Generator["Batch", None, None]:
+def _by_processes(make: Make, steps: range, workers: int) -> Generator[Batch, None, None]:
     """`prefetched` by processes. To send tensors from one to another takes 5 ms and fresh pages each time; so
     the batches of all that are at work, and the one that was given out, have places of their own."""
     like = make(steps[0])
-    places = [_shared(like) for _ in range(workers + 1)]
+    places = [like.mapped(_shared_like) for _ in range(workers + 1)]
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _begin_work, (make, places))
     try:
         with closing(_ahead(pool, _work, steps, workers)) as made:
@@ -60,9 +57,7 @@ def _by_processes(make: Make, steps: range, workers: int) -> Generator["Batch", 
         ) from None
 
 
-def sent_ahead(
-    batches: Generator["Batch", None, None], device: torch.device
-) -> Generator["Batch", None, None]:
+def sent_ahead(batches: Generator[Batch, None, None], device: torch.device) -> Generator[Batch, None, None]:
     """The batches on a device: the next one goes there while this one is computed with.
 
     Closing the iterator closes `batches`.
@@ -74,15 +69,15 @@ def sent_ahead(
     # a GPU does what one stream asks for in turn: what is sent would wait for the training
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
-    def send() -> "Batch | None":
+    def send() -> Batch | None:
         batch = next(batches, None)
         if batch is None:
             return None
         with torch.cuda.stream(stream):
-            there = {id(tensor): tensor.to(device) for tensor in _tensors(batch)}
+            there = batch.mapped(lambda tensor: tensor.to(device))
         if stream:
             stream.synchronize()
-        return _with(batch, there)
+        return there
 
     with closing(batches), ThreadPoolExecutor(1, thread_name_prefix="sending") as sender:
         coming = sender.submit(send)
@@ -107,13 +102,20 @@ def _ahead(
         pool.shutdown(cancel_futures=True)
 
 
+def _shared_like(tensor: Tensor) -> Tensor:
+    """Such a tensor, uninitialised, in memory that processes forked later share: anonymous memory, which may
+    be larger than /dev/shm is in a container."""
+    memory = mmap.mmap(-1, tensor.nbytes)
+    return torch.frombuffer(memory, dtype=tensor.dtype).as_strided(tensor.shape, tensor.stride())
+
+
 # In a worker process ---------------------------------------------------------------------------------------
 
-_served: tuple[Make, list["Batch"]]
+_served: tuple[Make, list[Batch]]
 """What it makes batches by, and their places."""
 
 
-def _begin_work(make: Make, places: list["Batch"]) -> None:
+def _begin_work(make: Make, places: list[Batch]) -> None:
     """Begins a worker process. It sees the same Ctrl-C as its parent, whose matter it is."""
     global _served
     _served = make, places
@@ -127,34 +129,6 @@ def _work(step: int) -> int:
     """Makes a batch; tells its place, which is free by then: `_ahead` asks for no more than there are."""
     make, places = _served
     place = step % len(places)
-    for target, source in zip(_tensors(places[place]), _tensors(make(step)), strict=True):
+    for target, source in zip(places[place].tensors, make(step).tensors, strict=True):
         target.copy_(source)
     return place
-
-
-# Shared memory -------------------------------------------------------------------------------------------
-
-
-def _shared(batch: "Batch") -> "Batch":
-    """An uninitialised batch like this one, in memory that processes forked later share."""
-    return _with(batch, {id(tensor): _shared_like(tensor) for tensor in _tensors(batch)})
-
-
-def _shared_like(tensor: Tensor) -> Tensor:
-    """Such a tensor in anonymous memory, which may be larger than /dev/shm is in a container."""
-    memory = mmap.mmap(-1, tensor.nbytes)
-    return torch.frombuffer(memory, dtype=tensor.dtype).as_strided(tensor.shape, tensor.stride())
-
-
-def _tensors(batch: "Batch") -> list[Tensor]:
-    """Each tensor once, also where it is both the target and the clean picture."""
-    values = (getattr(batch, field.name) for field in fields(batch))
-    return list({id(value): value for value in values if value is not None}.values())
-
-
-def _with(batch: "Batch", tensors: dict[int, Tensor]) -> "Batch":
-    """The batch with other tensors, by the ids of its own."""
-    there: dict[str, Any] = {
-        field.name: tensors.get(id(getattr(batch, field.name))) for field in fields(batch)
-    }
-    return replace(batch, **there)

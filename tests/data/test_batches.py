@@ -20,8 +20,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from denoise_cli.data.batch import Batch
 from denoise_cli.data.batches import (
-    Batch,
     Batches,
     NoisyPairs,
     NoisyPatches,
