@@ -138,7 +138,7 @@ def _gather_for_both(
         columns = _columns(parts.whole(t), first, last, W, geometry, workspace)
         _add_products(parts.whole(pixels)[:, :, first:last], columns, sums, workspace)
         target = parts.whole(result)[:, :, first:last]
-        out = workspace.empty("sums", tuple(target.shape), t)
+        out = workspace.empty("window", tuple(target.shape), t)  # which has been copied
         multiply(columns.view(-1, kh * kw * C), matrix, out.view(-1, O), workspace)
         join.put(target, out)
     return sums.sum(0).view(O, kh, kw, C)
@@ -166,7 +166,7 @@ def _gather(
     for pictures, first, last in chunks:
         (columns,) = _columns(x[None, pictures], first, last, OW, geometry, workspace)
         target = y[pictures, first:last].view(-1, O)
-        out = target if join.finish else workspace.empty("sums", tuple(target.shape), x)
+        out = target if join.finish else workspace.empty("window", tuple(target.shape), x)
         multiply(columns, matrix, out, workspace, plus=bias)
         join.end(target, out)
 
@@ -192,11 +192,11 @@ def _spread(
         window = workspace.empty("window", (n, height, width, O), dy)
         copy_window(part, top + first - (rh - 1), left - (rw - 1), window)
         pixels = n * height * width
-        added = workspace.empty("taps", (rh * rw, few, pixels), dy)
+        added = workspace.empty("columns", (rh * rw, few, pixels), dy)
         torch.mm(taps, window.view(pixels, O).T, out=added.view(-1, pixels))
         # the last places see beyond the window: what they would sum is cut off below
         count = pixels - (rh - 1) * width - (rw - 1)
-        sums = workspace.empty("sums", (few, pixels), dy)
+        sums = workspace.empty("window", (few, pixels), dy)  # which has been multiplied
         total = sums[:, :count].copy_(added[0, :, :count])
         for t in range(1, rh * rw):
             offset = t // rw * width + t % rw

@@ -130,7 +130,7 @@ def weight_gradient(
     if s == 1:
         d_weight.view(O * C, -1).addmm_(d_filters.view(-1, O * C).T, _transform(f, x))
         return
-    taps = workspace.empty("taps", (r * r, O * s * s * C), x)
+    taps = workspace.empty("m", (r * r, O * s * s * C), x)  # where M is before
     torch.mm(_transform(f, x).T, d_filters.view(places, -1), out=taps)
     # (row, column of the tap, O, row, column of the phase, C) -> (O, C, r s, r s)
     d_weight.view(O, C, r, s, r, s).add_(taps.view(r, r, O, s, s, C).permute(2, 5, 0, 3, 1, 4))
@@ -168,7 +168,7 @@ def _filters(
     by_tap = weight.reshape(O, C, r, s, r, s).permute(2, 4, 3, 5, 1, 0)  # (r, r, s, s, C, O)
     if turned:
         transform, by_tap = transform.flip(1), by_tap.permute(0, 1, 5, 2, 3, 4)  # (r, r, O, s, s, C)
-    taps = workspace.empty("taps", tuple(by_tap.shape), weight).copy_(by_tap)
+    taps = workspace.empty("m", tuple(by_tap.shape), weight).copy_(by_tap)  # where M will be
     filters = workspace.empty("filters", (count, f.inputs**2, taps[0, 0].numel()), weight)
     torch.mm(transform, taps.view(r * r, -1), out=filters[0])
     filters[1:].copy_(filters[:1].expand(count - 1, -1, -1))
@@ -261,7 +261,8 @@ class _TilePlanes:
         self.steps, self.pixels = self.transform(f, *planes, workspace), planes[1]
         self.m = m.view(p * k * k, n * th * tw, channels)
         self.tiles = pixels.view(p, o, o, n, th, tw, channels).permute(0, 3, 4, 1, 5, 2, 6)
-        self.whole = workspace.empty("tiles", (p, n, th * o, tw * o, channels), like)
+        # the pictures come before what is halfway, or after it
+        self.whole = workspace.empty("half", (p, n, th * o, tw * o, channels), like)
 
     def transform(self, f: MinimalFilter, m: Tensor, pixels: Tensor, workspace: Workspace) -> Steps:
         """The steps between M (inputs, inputs, p, size) and pixels (outputs, outputs, p, size)."""
