@@ -74,11 +74,13 @@ def parse_size(text: str) -> tuple[int, int]:
 def describe(experiment: "Experiment", net: "Module", shape: "Shape", rows: "list[Row]") -> dict[str, Any]:
     """The whole report as plain data."""
     from denoise_cli.nn.build import receptive_field, saved_bytes
+    from denoise_cli.nn.mixed_precision import computing_in
     from denoise_cli.nn.module import Reach
 
     data, reach = experiment.data, net.reach(Reach())
     macs = sum(row.macs for row in rows)
-    state = [tensor for pair in net.param() for tensor in pair]
+    computing = computing_in(experiment.train.precision, net)
+    state = [tensor for pair in computing.param() for tensor in pair]
     state += experiment.build_optimizer(net.param()).state().values()
     return {
         "input": list(shape[1:]),
@@ -104,7 +106,7 @@ def describe(experiment: "Experiment", net: "Module", shape: "Shape", rows: "lis
         "training": {
             "patch": data.patch,
             "batch": data.batch,
-            "activation_bytes": data.batch * saved_bytes(net, experiment.input_shape),
+            "activation_bytes": data.batch * saved_bytes(computing, experiment.input_shape),
             "state_bytes": sum(tensor.nbytes for tensor in state),
         },
     }

@@ -5,6 +5,7 @@ is such passes.
 """
 
 import copy
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -26,6 +27,10 @@ class MixedPrecision(Module):
         super().__init__()
         self.net = net
         self.rounded = copy.deepcopy(net).to(dtype=torch.bfloat16)
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        yield "net", self.net
+        yield "rounded", self.rounded
 
     def forward(self, x: Tensor) -> Tensor:
         for (rounded, _), (value, _) in zip(self.rounded.param(), self.net.param(), strict=True):

@@ -87,6 +87,17 @@ def test_check_says_how_much_a_step_holds(config):
     assert held("data.patch=32") == 4 * held()
 
 
+@pytest.mark.usefixtures("rounded_by_kernels")
+def test_check_says_that_bf16_holds_half(config):
+    def report(*arguments):
+        return json.loads(run_app("check", config, "--json", *arguments).stdout)
+
+    full, half = report(), report("--set", "train.precision=bf16")
+    assert 2 * half["training"]["activation_bytes"] == full["training"]["activation_bytes"]
+    rounded = 2 * 2 * full["total"]["parameters"]  # and their gradients
+    assert half["training"]["state_bytes"] == full["training"]["state_bytes"] + rounded
+
+
 def test_check_takes_another_size_padded_as_pictures_are(config):
     report = json.loads(run_app("check", config, "--json", "--size", "31x48").stdout)
     assert report["input"] == [3, 32, 48]
