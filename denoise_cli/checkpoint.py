@@ -83,13 +83,12 @@ def read_model(path: Path, device: str | torch.device = "cpu") -> Denoiser:
 
 def shipped_models() -> dict[str, Traversable]:
     """The models that come with the package, by name."""
-    return {
+    found = {
         file.name.removesuffix(SUFFIX): file
-        for file in sorted(
-            files("denoise_cli.models").iterdir(), key=lambda file: file.name.removesuffix(SUFFIX)
-        )
+        for file in files("denoise_cli.models").iterdir()
         if file.name.endswith(SUFFIX)
     }
+    return {name: found[name] for name in sorted(found)}
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What one training step sees."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -21,7 +21,7 @@ class Batch:
     @property
     def tensors(self) -> list[Tensor]:
         """Each tensor once, also where it is both the target and the clean picture."""
-        values = (getattr(self, field.name) for field in fields(self))
+        values = self.x, self.target, self.clean, self.sigma
         return list({id(value): value for value in values if value is not None}.values())
 
     def mapped(self, move: Callable[[Tensor], Tensor]) -> "Batch":
