@@ -1,5 +1,8 @@
 """What all tests share."""
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -30,18 +33,29 @@ def round_factors_in_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def round_factors_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Factors rounded, sums in float32."""
-
-    def rounding(product):
-        def rounded(*tensors: Tensor, **rest):
-            *sums, a, b = tensors
-            if torch.get_float32_matmul_precision() == "medium":
-                a, b = a.bfloat16().float(), b.bfloat16().float()
-            return product(*sums, a, b, **rest)
-
-        return rounded
-
     monkeypatch.setattr(products, "_onednn_keeps_float32", lambda: False)
     for name in ("mm", "bmm", "addmm", "baddbmm"):
         monkeypatch.setattr(torch, name, rounding(getattr(torch, name)))
     monkeypatch.setattr(Tensor, "addmm_", rounding(Tensor.addmm_))
+
+
+@pytest.fixture
+def rounded_batches(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A processor that rounds, where allowed, the factors of batches alone; torch cannot tell."""
+    monkeypatch.setattr(torch, "bmm", rounding(torch.bmm))
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict, raising=False)
+    products._onednn_keeps_float32.cache_clear()
+    yield
+    products._onednn_keeps_float32.cache_clear()
+
+
+def rounding(product: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A product of torch whose factors are rounded, where that is allowed; sums in float32."""
+
+    def rounded(*tensors: Tensor, **rest: Any) -> Tensor:
+        *sums, a, b = tensors
+        if torch.get_float32_matmul_precision() == "medium" and a.dtype == torch.float32:
+            a, b = a.bfloat16().float(), b.bfloat16().float()
+        return product(*sums, a, b, **rest)
+
+    return rounded

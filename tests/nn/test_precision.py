@@ -59,6 +59,15 @@ def test_kernels_do_not_round_where_the_channels_are_the_picture() -> None:
         assert torch.equal(net.forward(x), exact)
 
 
+@pytest.mark.usefixtures("rounded_batches")
+def test_float32_is_float32_where_only_some_products_would_be_rounded() -> None:
+    torch.manual_seed(0)
+    net, x = build(NET), picture((2, 3, 16, 16), dtype=torch.float32)
+    y = net.forward(x)
+    exact = net.to(dtype=torch.float64).forward(x.double())
+    torch.testing.assert_close(y.double(), exact, rtol=0, atol=1e-5 * float(exact.abs().max()))
+
+
 def test_torchs_newer_settings_are_left_alone() -> None:
     """In a process of its own: torch has no way back from them."""
     code = """

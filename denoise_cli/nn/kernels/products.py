@@ -101,14 +101,26 @@ def multiply(a: Tensor, b: Tensor, out: Tensor, workspace: Workspace, plus: Tens
 
 @cache
 def _onednn_keeps_float32() -> bool:
-    """Whether products whose factors may be rounded to bfloat16 are not: 1 + 2^-20 would be rounded to 1."""
+    """Whether products whose factors may be rounded to bfloat16 are not.
+
+    Where torch cannot tell the processor's instructions, products of kernels' sizes are tried: 1 + 2^-20
+    would be rounded to 1. With AMX oneDNN rounds those of batches, but not that of two matrices of 64 x 64.
+    """
+    if _cpu_has("amx_bf16"):
+        return False
     before = torch.get_float32_matmul_precision()
-    probe = torch.full((64, 64), 1 + 2**-20)
     torch.set_float32_matmul_precision("medium")
     try:
-        return bool(((probe @ torch.eye(64)) == probe).all())
+        return all(_keeps_float32(*shape) for shape in ((64, 64), (1024, 128), (36, 256, 64), (4, 1024, 128)))
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def _keeps_float32(*shape: int) -> bool:
+    probe = torch.full(shape, 1 + 2**-20)
+    unit = torch.eye(shape[-1]).expand(*shape[:-2], -1, -1).contiguous()
+    product = torch.mm if len(shape) == 2 else torch.bmm
+    return bool((product(probe, unit) == probe).all())
 
 
 @cache
@@ -116,7 +128,12 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     """Whether the device has instructions for it, as far as this version of torch can tell."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and _cpu_has("avx512_bf16")
+
+
+def _cpu_has(instructions: str) -> bool:
+    """As far as this version of torch can tell."""
     try:
-        return device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_bf16"))
+        return bool(torch.cpu.get_capabilities().get(instructions))
     except AttributeError:
         return False
