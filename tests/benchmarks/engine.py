@@ -191,7 +191,19 @@ def theirs(
 
 
 def recorded(step: Run) -> Run:
-    """A step of torch.nn as one call, as `Replayed` makes ours."""
+    """A step of torch.nn as one call, as `Replayed` makes ours: recorded when it is first asked for."""
+    graphs: list[torch.cuda.CUDAGraph] = []
+
+    def replay() -> Run:
+        if not graphs:
+            graphs.append(_recording(step))
+        graphs[0].replay()
+        return step  # whose tensors must live as long
+
+    return replay
+
+
+def _recording(step: Run) -> torch.cuda.CUDAGraph:
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         for _ in range(3):
@@ -200,12 +212,7 @@ def recorded(step: Run) -> Run:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-
-    def replay() -> Run:
-        graph.replay()
-        return step  # whose tensors must live as long
-
-    return replay
+    return graph
 
 
 def pictures(shape: tuple[int, ...], setting: Setting, layout: torch.memory_format) -> tuple[Tensor, Tensor]:
