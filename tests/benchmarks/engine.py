@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -192,12 +193,10 @@ def theirs(
 
 def recorded(step: Run) -> Run:
     """A step of torch.nn as one call, as `Replayed` makes ours: recorded when it is first asked for."""
-    graphs: list[torch.cuda.CUDAGraph] = []
+    graph = cache(lambda: _recording(step))
 
     def replay() -> Run:
-        if not graphs:
-            graphs.append(_recording(step))
-        graphs[0].replay()
+        graph().replay()
         return step  # whose tensors must live as long
 
     return replay

@@ -133,8 +133,8 @@ def copy_tile_columns(x: Tensor, parts: Parts, geometry: Geometry, halo: int, ou
     last tile: only the first `halo` places of the tile behind it are filled.
     """
     # blocks of all places at once: a `copy_window` for every place would take four times as many calls
-    count, places, _, height, tiles, _ = out.shape
-    s, (_, H, W, C), n = geometry.stride[0], x.shape, parts.pictures
+    count, places, n, height, tiles, _ = out.shape
+    s, (_, H, W, C) = geometry.stride[0], x.shape
     (xn, xh, xw, _), (oj, op, on, oh, ot, _) = x.stride(), out.stride()
     step = s * places
     xj = parts.picture_step * xn + parts.column_step * step * xw
@@ -142,14 +142,15 @@ def copy_tile_columns(x: Tensor, parts: Parts, geometry: Geometry, halo: int, ou
     columns = tuple(parts.column(j) for j in range(count))
     for k, (u, v) in enumerate(geometry.all_phases):
         (y0, dy), (x0, dx) = geometry.in_picture(u, 0), geometry.in_picture(v, 1)
-        a, b = _overlap(places * parts.first_row + dy, -(-(H - y0) // s), height)
+        top = places * parts.first_row + dy
+        a, b = _overlap(top, -(-(H - y0) // s), height)
         blocks, complete = _blocks_inside(columns, tiles, places, halo, dx, -(-(W - x0) // s))
         phase = out[..., k * C : (k + 1) * C]
         if not complete or (a, b) != (0, height):
             phase.zero_()
         if a >= b:
             continue
-        row = picture + (y0 + s * (places * parts.first_row + dy + a)) * xh + (x0 + s * dx) * xw
+        row = picture + (y0 + s * (top + a)) * xh + (x0 + s * dx) * xw
         target = phase.storage_offset() + a * oh
         for j, m, c, d, q, r in blocks:
             size = (m, r - q, n, b - a, d - c, C)

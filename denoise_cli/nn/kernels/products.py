@@ -125,14 +125,14 @@ def _keeps_float32(*shape: int) -> bool:
 
 @cache
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether the device has instructions for it, as far as this version of torch can tell."""
+    """Whether the device is known to have instructions for it."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and _cpu_has("avx512_bf16")
 
 
 def _cpu_has(instructions: str) -> bool:
-    """As far as this version of torch can tell."""
+    """Whether the CPU has such instructions, as far as this version of torch can tell."""
     try:
         return bool(torch.cpu.get_capabilities().get(instructions))
     except AttributeError:
