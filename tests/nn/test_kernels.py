@@ -13,10 +13,10 @@ from torch.nn import functional
 
 from denoise_cli.nn import kernels
 from denoise_cli.nn.kernels import KERNELS, chunks, columns, depthwise, memory, shifted, winograd
-from denoise_cli.nn.kernels.chunks import Scratch, Workspace
+from denoise_cli.nn.kernels.chunks import Scratch
 from denoise_cli.nn.kernels.geometry import Geometry
 from denoise_cli.nn.kernels.joining import ADD, WRITE, Join
-from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_3, MinimalFilter, Steps
+from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_3, MinimalFilter, matrices
 from denoise_cli.nn.kernels.products import products_of
 from denoise_cli.nn.precision import products_in
 
@@ -304,27 +304,13 @@ def test_forcing_a_kernel_where_it_does_not_fit_falls_back(monkeypatch: pytest.M
     assert chosen.fits(Geometry((5, 5), dilation=(2, 2)))
 
 
-def run(steps: Steps) -> None:
-    for step in steps:
-        step()
-
-
 @pytest.mark.parametrize("f", [F_4_3, F_3_2], ids=["F(4,3)", "F(3,2)"])
-def test_minimal_filters_are_convolutions_and_adjoints(f: MinimalFilter) -> None:
-    """y = A^T [(G g) * (B^T d)] is the correlation of d with g; `output_adjoint` transposes `output`."""
-    d, g = torch.randn(f.inputs, 1, dtype=torch.float64), torch.randn(f.taps, dtype=torch.float64)
-    v, y = torch.empty_like(d), torch.empty(f.outputs, 1, dtype=torch.float64)
-    scratch = torch.empty(f.scratch, 1, dtype=torch.float64)
-    run(f.input(d[: f.outputs], d[f.outputs :], v, scratch))
-    matrix = torch.tensor(f.filter_matrix, dtype=torch.float64)
-    m = v * (matrix @ g)[:, None]
-    run(f.output(m, y, scratch))
-    expected = [(d[k : k + f.taps, 0] * g).sum() for k in range(f.outputs)]
-    torch.testing.assert_close(y[:, 0], torch.stack(expected))
-
-    dy, dm = torch.randn_like(y), torch.empty_like(m)
-    run(f.output_adjoint(dy, dm, scratch))
-    torch.testing.assert_close((dm * m).sum(), (dy * y).sum())
+def test_minimal_filters_are_convolutions(f: MinimalFilter) -> None:
+    """y = A^T [(G g) * (B^T d)] is the correlation of d with g."""
+    d, g = torch.randn(f.inputs, dtype=torch.float64), torch.randn(f.taps, dtype=torch.float64)
+    m = matrices(f, d)
+    y = m.output @ ((m.filter @ g) * (m.input @ d))
+    torch.testing.assert_close(y, functional.conv1d(d[None, None], g[None, None])[0, 0])
 
 
 def test_memory_is_used_again_but_never_shared() -> None:
@@ -350,20 +336,6 @@ def test_memory_in_use_survives_letting_go() -> None:
     assert (held == 1).all()
 
 
-@pytest.mark.parametrize("memory_asked", [(3, 5), (5, 3)])
-def test_a_workspace_keeps_plans_until_their_memory_moves(memory_asked: tuple[int, int]) -> None:
-    workspace, like = Scratch().workspace("kernel"), torch.empty(0)
-
-    def plan(workspace: Workspace, like: torch.Tensor, size: int) -> torch.Tensor:
-        return workspace.empty("a", (size,), like)
-
-    first, second = (workspace.plan(plan, like, size) for size in memory_asked)
-    assert workspace.plan(plan, like, memory_asked[1]) is second
-    latest = workspace.plan(plan, like, memory_asked[0])
-    assert latest.data_ptr() == second.data_ptr()
-    assert latest.shape == first.shape
-
-
 def test_workspaces_share_memory_and_their_names_do_not() -> None:
     scratch, like = Scratch(), torch.empty(0)
     names = ("a", "b", "c")
@@ -375,17 +347,6 @@ def test_workspaces_share_memory_and_their_names_do_not() -> None:
     one, other = (scratch.workspace(user).empty("a", (1000,), like) for user in ("one", "other"))
     assert one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
     assert scratch.blocks[like.device].numel() < 1.1 * 3 * 1000 * 4
-
-
-def test_a_plan_lies_in_one_memory() -> None:
-    scratch, like = Scratch(), torch.empty(0)
-
-    def plan(workspace: Workspace, like: torch.Tensor) -> list[torch.Tensor]:
-        return [workspace.empty(name, (100,), like) for name in "abc"]
-
-    tensors = scratch.workspace("kernel").plan(plan, like)
-    block = scratch.blocks[like.device].untyped_storage().data_ptr()
-    assert [t.untyped_storage().data_ptr() for t in tensors] == 3 * [block]
 
 
 def test_products_in_float32_do_not_round_their_factors() -> None:

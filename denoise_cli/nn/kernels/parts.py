@@ -45,6 +45,12 @@ class Parts:
         """The first column of a part."""
         return self.first_column + part * self.column_step
 
+    def by_column(self) -> list[tuple[slice, int]]:
+        """The parts that begin at the same column, and that column: all, or each by itself."""
+        if self.column_step == 0:
+            return [(slice(None), self.first_column)]
+        return [(slice(j, j + 1), self.column(j)) for j in range(self.count)]
+
     def whole(self, t: Tensor) -> Tensor:
         """The pictures of each part, (count, pictures, H, W, C): a view of `t` (N, H, W, C)."""
         start = t.storage_offset() + self.first_picture * t.stride(0)

@@ -80,6 +80,16 @@ def factor(x: Tensor, name: str, workspace: Workspace) -> Tensor:
     return x if x.dtype == dtype else workspace.empty(name, tuple(x.shape), x, dtype).copy_(x)
 
 
+def multiply_planes(matrix: Tensor, planes: Tensor, out: Tensor) -> None:
+    """out (n, b, size) = matrix (n, b, a) planes (n, a, size), for a few long planes; no factor is rounded."""
+    allowed = matmul_precision()
+    if allowed == "medium":
+        torch.set_float32_matmul_precision("highest")
+    torch.bmm(matrix, planes, out=out)
+    if allowed == "medium":
+        torch.set_float32_matmul_precision("medium")
+
+
 def multiply(a: Tensor, b: Tensor, out: Tensor, workspace: Workspace, plus: Tensor | None = None) -> None:
     """out = a b + plus, of matrices or of batches of them, whose factors may be of a shorter type than `out`.
 

@@ -30,21 +30,18 @@ Error: 2e-6 of the largest output in float32, twice that of a direct sum.
 Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016.
 """
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
 from denoise_cli.nn.kernels.chunks import Workspace, local_workspace, threads
-from denoise_cli.nn.kernels.geometry import (
-    Geometry,
-    Map,
-    copy_tile_columns,
-    copy_to_phases,
-    phase_range,
-)
+from denoise_cli.nn.kernels.geometry import Geometry, Map, copy_phases, copy_to_phases, phase_range
 from denoise_cli.nn.kernels.joining import WRITE, Join
-from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_3, MinimalFilter, Steps, Transform
+from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_3, MinimalFilter, matrices
 from denoise_cli.nn.kernels.parts import Parts, in_parts, most_parts
-from denoise_cli.nn.kernels.products import products_are_cheap
+from denoise_cli.nn.kernels.products import multiply_planes, products_are_cheap
 
 
 def filter_for(geometry: Geometry) -> MinimalFilter | None:
@@ -96,12 +93,11 @@ def input_gradient(
     chunks = _chunks(dy, bottom - top, tw, O, s * s * C, f)
     filters = _filters(weight, geometry, f, most_parts(chunks), turned=True)
     for parts in chunks:
-        whole = _products(dy, filters, parts, of_phases, f).pictures(biases)
+        whole = _output_tiles(dy, filters, parts, of_phases, f).pictures(biases)
         phases, pictures = whole.view(*whole.shape[:-1], s * s, C), parts.whole(dx)
         row = parts.first_row * f.outputs
-        together = [slice(None)] if parts.column_step == 0 else [slice(j, j + 1) for j in range(parts.count)]
-        for some in together:
-            column = parts.column(some.start or 0) * f.outputs
+        for some, first_column in parts.by_column():
+            column = first_column * f.outputs
             inside = phases[some, :, : bottom - top - row, : right - left - column]
             place = top + row, left + column
             copy_to_phases(inside, *place, geometry, geometry.all_phases, pictures[some], join)
@@ -117,20 +113,20 @@ def weight_gradient(
     chunks, places = _chunks(x, OH, tw, s * s * C, O, f), f.inputs**2
     sums = workspace.empty("filters", (most_parts(chunks), places, O, s * s * C), x).zero_()
     for parts in chunks:
-        size = parts.count, parts.pictures, parts.rows, parts.columns
-        v = workspace.plan(_InputPlanes, x, f, size, s * s * C).read(x, parts, geometry)
-        planes = workspace.plan(_OutputGradientPlanes, x, f, size, O)
-        dm = planes.read(dy, parts)
-        sums[: parts.count].view(-1, O, s * s * C).baddbmm_(dm.transpose(1, 2), v)
+        gradient = _plan(_OutputGradientTiles, x, f, parts, O)
+        v = _plan(_InputPlanes, x, f, parts, s * s * C).read(x, parts, geometry)
+        gradient.read(dy, parts)
         if d_bias is not None:
-            d_bias.add_(planes.sum())
+            d_bias.add_(gradient.dy.sum(0))
+        gradient.transform()
+        sums[: parts.count].view(-1, O, s * s * C).baddbmm_(gradient.dm.transpose(1, 2), v)
     d_filters = sums[0]
     for others in sums[1:]:
         d_filters.add_(others)
     if s == 1:
         d_weight.view(O * C, -1).addmm_(d_filters.view(-1, O * C).T, _transform(f, x))
         return
-    taps = workspace.empty("m", (r * r, O * s * s * C), x)  # where M is before
+    taps = workspace.empty("products", (r * r, O * s * s * C), x)
     torch.mm(_transform(f, x).T, d_filters.view(places, -1), out=taps)
     # (row, column of the tap, O, row, column of the phase, C) -> (O, C, r s, r s)
     d_weight.view(O, C, r, s, r, s).add_(taps.view(r, r, O, s, s, C).permute(2, 5, 0, 3, 1, 4))
@@ -146,14 +142,14 @@ def _filter(geometry: Geometry) -> MinimalFilter:
 def _chunks(like: Tensor, rows: int, tw: int, channels: int, outputs: int, f: MinimalFilter) -> list[Parts]:
     """Tiles in chunks, for outputs of so many rows and so many columns of tiles."""
     th, widest = -(-rows // f.outputs), max(channels, outputs)
-    intermediates = 4 * f.outputs**2 * widest  # V and M, and what lies halfway to each, of a tile
+    intermediates = 2 * f.inputs**2 * widest  # of a tile: V, and M
     count = threads(like) if like.shape[0] * th * tw >= threads(like) * widest else 1
     return in_parts(like.shape[0], th, tw, intermediates, like, count)
 
 
 def _transform(f: MinimalFilter, like: Tensor) -> Tensor:
     """G (x) G, (inputs^2, taps^2): both transforms of a filter at once."""
-    g = torch.tensor(f.filter_matrix, dtype=like.dtype, device=like.device)
+    g = matrices(f, like).filter
     return torch.kron(g, g)
 
 
@@ -168,7 +164,7 @@ def _filters(
     by_tap = weight.reshape(O, C, r, s, r, s).permute(2, 4, 3, 5, 1, 0)  # (r, r, s, s, C, O)
     if turned:
         transform, by_tap = transform.flip(1), by_tap.permute(0, 1, 5, 2, 3, 4)  # (r, r, O, s, s, C)
-    taps = workspace.empty("m", tuple(by_tap.shape), weight).copy_(by_tap)  # where M will be
+    taps = workspace.empty("products", tuple(by_tap.shape), weight).copy_(by_tap)
     filters = workspace.empty("filters", (count, f.inputs**2, taps[0, 0].numel()), weight)
     torch.mm(transform, taps.view(r * r, -1), out=filters[0])
     filters[1:].copy_(filters[:1].expand(count - 1, -1, -1))
@@ -193,20 +189,27 @@ def _convolve(
     chunks = _chunks(x, y.shape[1], tw, inputs, outputs, f)
     filters = _filters(weight, geometry, f, most_parts(chunks), turned=turned)
     for parts in chunks:
-        _products(x, filters, parts, geometry, f).write(y, parts, bias, join)
+        _output_tiles(x, filters, parts, geometry, f).write(y, parts, bias, join)
 
 
-def _products(
+def _output_tiles(
     x: Tensor, filters: Tensor, parts: Parts, geometry: Geometry, f: MinimalFilter
 ) -> "_OutputTiles":
-    """M = V U of the tiles of all parts."""
-    size = parts.count, parts.pictures, parts.rows, parts.columns
-    workspace = local_workspace(__name__)
+    """The outputs of all tiles of all parts."""
     inputs, outputs = filters.shape[2:]
-    tiles = workspace.plan(_OutputTiles, x, f, size, outputs)
-    v = workspace.plan(_InputPlanes, x, f, size, inputs).read(x, parts, geometry)
-    torch.bmm(v, filters[: parts.count].view(-1, inputs, outputs), out=tiles.m)
+    tiles, v = _plan(_OutputTiles, x, f, parts, outputs), _plan(_InputPlanes, x, f, parts, inputs)
+    torch.bmm(v.read(x, parts, geometry), filters[: parts.count].view(-1, inputs, outputs), out=tiles.m)
+    tiles.transform()
     return tiles
+
+
+PlanOfTiles = TypeVar("PlanOfTiles")
+
+
+def _plan(make: Callable[..., PlanOfTiles], like: Tensor, f: MinimalFilter, parts: Parts, channels: int) -> PlanOfTiles:
+    """Views of scratch memory for the tiles of such parts."""
+    size = parts.count, parts.pictures, parts.rows, parts.columns
+    return local_workspace(__name__).plan(make, like, f, size, channels)
 
 
 TileCount = tuple[int, int, int, int]
@@ -214,93 +217,64 @@ TileCount = tuple[int, int, int, int]
 
 
 class _InputPlanes:
-    """V = B^T d B of the windows of (p, n, th, tw) tiles.
-
-    The columns of the windows are kept by their place in a tile, so that every operation runs along a row of
-    tiles: the channels of one tile alone would be too short a run.
-    """
+    """V = B^T d B of the windows of (p, n, th, tw) tiles."""
 
     def __init__(
         self, workspace: Workspace, like: Tensor, f: MinimalFilter, tiles: TileCount, channels: int
     ) -> None:
         (p, n, th, tw), k, o = tiles, f.inputs, f.outputs
-        height, row = th * o + k - o, tw * channels
-        columns = workspace.empty("window", (p, o, n, height, tw + 1, channels), like)
-        places = columns.view(p, o, n * height, row + channels).transpose(0, 1)
-        half = workspace.empty("half", (p, k, n * height, row), like)
-        lines = (row, n * height * row, k * n * height * row, height * row, o * row, 1)
-        rows = half.as_strided((k, k, p, n, th, row), lines)
-        v = workspace.empty("v", (p, k, k, n, th, row), like)
-        scratch = workspace.empty("scratch", (p, f.scratch, n * height, row), like).transpose(0, 1)
-        along = f.input(places[..., :row], places[: k - o, ..., channels:], half.transpose(0, 1), scratch)
-        scratch = workspace.empty("scratch", (p, f.scratch, k, n, th, row), like)
-        planes = v.permute(1, 2, 0, 3, 4, 5), scratch.permute(1, 2, 0, 3, 4, 5)
-        self.steps = along + f.input(rows[:o], rows[o:], *planes)
-        self.columns, self.halo = columns, k - o
-        self.v = v.view(p * k * k, n * th * tw, channels)
+        self.pixels = workspace.empty("pixels", (p, n, th * o + k - o, tw * o + k - o, channels), like)
+        sp, sn, sh, sw, sc = self.pixels.stride()
+        strides = (sp, sh, sw, sn, o * sh, o * sw, sc)
+        self.windows = self.pixels.as_strided((p, k, k, n, th, tw, channels), strides)
+        self.d = workspace.empty("planes", tuple(self.windows.shape), like)
+        v, half = self.d.view(p, k, k, -1), workspace.empty("products", (p, k, k, n * th * tw * channels), like)
+        self.transform = Transform(matrices(f, like).input, v, half, v)
+        self.v, self.outputs = v.view(p * k * k, n * th * tw, channels), o
 
     def read(self, x: Tensor, parts: Parts, geometry: Geometry) -> Tensor:
         """V (p places, tiles, channels) of the padded pictures, or their phases."""
-        copy_tile_columns(x, parts, geometry, self.halo, self.columns)
-        for step in self.steps:
-            step()
+        row, pictures = parts.first_row * self.outputs, parts.whole(x)
+        for some, column in parts.by_column():
+            place = row, column * self.outputs
+            copy_phases(pictures[some], *place, geometry, geometry.all_phases, self.pixels[some])
+        self.d.copy_(self.windows)
+        self.transform()
         return self.v
 
 
-class _TilePlanes:
-    """The pixels of (p, n, th, tw) tiles by their place in a tile, and M (p places, tiles, channels)."""
+class _OutputTiles:
+    """Y = A^T M A of (p, n, th, tw) tiles, for the M (p places, tiles, channels) that a product leaves in `m`."""
 
     def __init__(
         self, workspace: Workspace, like: Tensor, f: MinimalFilter, tiles: TileCount, channels: int
     ) -> None:
-        p, n, th, tw = tiles
-        k, o, size = f.inputs, f.outputs, n * th * tw * channels
-        m = workspace.empty("m", (p, k, k, size), like)
-        pixels = workspace.empty("window", (p, o, o, size), like)  # row, column
-        planes = m.permute(1, 2, 0, 3), pixels.permute(1, 2, 0, 3)
-        self.steps, self.pixels = self.transform(f, *planes, workspace), planes[1]
-        self.m = m.view(p * k * k, n * th * tw, channels)
-        self.tiles = pixels.view(p, o, o, n, th, tw, channels).permute(0, 3, 4, 1, 5, 2, 6)
-        # the pictures come before what is halfway, or after it
-        self.whole = workspace.empty("half", (p, n, th * o, tw * o, channels), like)
-
-    def transform(self, f: MinimalFilter, m: Tensor, pixels: Tensor, workspace: Workspace) -> Steps:
-        """The steps between M (inputs, inputs, p, size) and pixels (outputs, outputs, p, size)."""
-        raise NotImplementedError(type(self).__name__)
-
-    def pieces(self, pictures: Tensor, parts: Parts) -> tuple[list[tuple[Tensor, Tensor]], bool]:
-        """Pixels of pictures (N, H, W, C) with the same ones of `whole`, and whether one pair is all."""
-        pieces = []
-        for some, piece in parts.pieces(pictures, self.tiles.shape[3]):
-            pieces.append((piece, self.whole[some, :, : piece.shape[2], : piece.shape[3]]))
-        return pieces, len(pieces) == 1 and pieces[0][0].shape == self.whole.shape
-
-
-class _OutputTiles(_TilePlanes):
-    """Y = A^T M A, for the M that a product leaves in `m`."""
-
-    def transform(self, f: MinimalFilter, m: Tensor, pixels: Tensor, workspace: Workspace) -> Steps:
-        return _along_both(f.output, m, pixels, f.scratch, workspace)
+        (p, n, th, tw), k, o = tiles, f.inputs, f.outputs
+        size = n * th * tw * channels
+        self.m = workspace.empty("products", (p * k * k, n * th * tw, channels), like)
+        half = workspace.empty("planes", (p, o, k, size), like)
+        y = workspace.empty("products", (p, o, o, size), like)
+        self.transform = Transform(matrices(f, like).output, self.m.view(p, k, k, size), half, y)
+        self.tiles = _in_pictures(y.view(p, o, o, n, th, tw, channels))
+        self.whole = workspace.empty("pixels", (p, n, th * o, tw * o, channels), like)
 
     def write(self, y: Tensor, parts: Parts, bias: Tensor | None, join: Join) -> None:
         """Y + bias (O,) goes to the pictures y (N, H, W, O)."""
-        pieces, complete = self.pieces(y, parts)
-        if complete and (join is WRITE or bias is None):
-            self._join(pieces[0][0], bias, join)
+        pieces = [*parts.pieces(y, self.tiles.shape[3])]
+        if len(pieces) == 1 and pieces[0][1].shape == self.whole.shape and (join is WRITE or bias is None):
+            self._put(pieces[0][1], bias, join)
             return
         self.pictures(bias)
-        for target, source in pieces:
-            join.put(target, source)
+        for some, piece in pieces:
+            join.put(piece, self.whole[some, :, : piece.shape[2], : piece.shape[3]])
 
     def pictures(self, bias: Tensor | None) -> Tensor:
         """Y + bias as pictures in scratch memory, (p, n, th outputs, tw outputs, O)."""
-        self._join(self.whole, bias, WRITE)
+        self._put(self.whole, bias, WRITE)
         return self.whole
 
-    def _join(self, pictures: Tensor, bias: Tensor | None, join: Join) -> None:
+    def _put(self, pictures: Tensor, bias: Tensor | None, join: Join) -> None:
         """Y goes to pictures, or Y + bias is written there."""
-        for step in self.steps:
-            step()
         target = _by_tile(pictures, self.tiles.shape[3])
         if bias is None:
             join.put(target, self.tiles)
@@ -308,44 +282,52 @@ class _OutputTiles(_TilePlanes):
             torch.add(self.tiles, bias, out=target)
 
 
-class _OutputGradientPlanes(_TilePlanes):
-    """dM = A dY A^T."""
+class _OutputGradientTiles:
+    """dM = A dY A^T of (p, n, th, tw) tiles."""
 
-    def transform(self, f: MinimalFilter, m: Tensor, pixels: Tensor, workspace: Workspace) -> Steps:
-        return _along_both(f.output_adjoint, pixels, m, f.scratch, workspace)
+    def __init__(
+        self, workspace: Workspace, like: Tensor, f: MinimalFilter, tiles: TileCount, channels: int
+    ) -> None:
+        (p, n, th, tw), k, o = tiles, f.inputs, f.outputs
+        size = n * th * tw * channels
+        dy = workspace.empty("products", (p, o, o, size), like)
+        half = workspace.empty("pixels", (p, k, o, size), like)
+        dm = workspace.empty("products", (p, k, k, size), like)
+        self.transform = Transform(matrices(f, like).output.T, dy, half, dm)
+        self.tiles = _in_pictures(dy.view(p, o, o, n, th, tw, channels))
+        self.whole = workspace.empty("pixels", (p, n, th * o, tw * o, channels), like)
+        self.dy, self.dm = dy.view(-1, channels), dm.view(p * k * k, n * th * tw, channels)
 
-    def read(self, dy: Tensor, parts: Parts) -> Tensor:
-        """dM of dy (N, H, W, O), with zeros where it ends before the tiles do."""
-        pieces, complete = self.pieces(dy, parts)
-        pictures = pieces[0][0]
-        if not complete:
+    def read(self, dy: Tensor, parts: Parts) -> None:
+        """Takes dy (N, H, W, O), with zeros where it ends before the tiles do."""
+        pieces = [*parts.pieces(dy, self.tiles.shape[3])]
+        pictures = pieces[0][1]
+        if len(pieces) > 1 or pictures.shape != self.whole.shape:
             pictures = self.whole.zero_()
-            for source, target in pieces:
-                target.copy_(source)
+            for some, piece in pieces:
+                pictures[some, :, : piece.shape[2], : piece.shape[3]].copy_(piece)
         self.tiles.copy_(_by_tile(pictures, self.tiles.shape[3]))
-        for step in self.steps:
-            step()
-        return self.m
-
-    def sum(self) -> Tensor:
-        """The sum over all pixels of the dy that was read, (O,)."""
-        channels = self.tiles.shape[-1]
-        of_tiles = self.pixels.sum((0, 1))  # place by place, which threads share out as they do all else
-        return of_tiles.view(-1, channels).sum(0)
 
 
-def _along_both(
-    transform: Transform, source: Tensor, target: Tensor, scratch: int, workspace: Workspace
-) -> Steps:
-    """`transform` along the first two dimensions: planes (a, a, p, size) to (b, b, p, size)."""
-    (a, _, p, size), b = source.shape, target.shape[0]
-    half = workspace.empty("half", (p, b, a, size), source).permute(1, 2, 0, 3)
+class Transform:
+    """A matrix (b, a) on rows and columns of planes: from (p, a, a, size) to (p, b, b, size).
 
-    def planes(count: int) -> Tensor:
-        return workspace.empty("scratch", (p, scratch, count, size), source).permute(1, 2, 0, 3)
+    `half` has room for (p, b, a, size); the result may lie where the planes do.
+    """
 
-    along = transform(source, half, planes(a))
-    return along + transform(half.transpose(0, 1), target.transpose(0, 1), planes(b))
+    def __init__(self, matrix: Tensor, source: Tensor, half: Tensor, target: Tensor) -> None:
+        (p, a, _, size), b = source.shape, len(matrix)
+        self.first = matrix.expand(p, b, a), source.view(p, a, a * size), half.view(p, b, a * size)
+        self.second = matrix.expand(p * b, b, a), half.view(p * b, a, size), target.view(p * b, b, size)
+
+    def __call__(self) -> None:
+        multiply_planes(*self.first)
+        multiply_planes(*self.second)
+
+
+def _in_pictures(tiles: Tensor) -> Tensor:
+    """(p, row, column, n, th, tw, O) as (p, n, th, row, tw, column, O): a view."""
+    return tiles.permute(0, 3, 4, 1, 5, 2, 6)
 
 
 def _by_tile(pictures: Tensor, outputs: int) -> Tensor:
