@@ -16,7 +16,7 @@ from denoise_cli.nn.kernels import KERNELS, chunks, columns, depthwise, memory, 
 from denoise_cli.nn.kernels.chunks import Scratch
 from denoise_cli.nn.kernels.geometry import Geometry
 from denoise_cli.nn.kernels.joining import ADD, WRITE, Join
-from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_3, MinimalFilter, matrices
+from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_2, F_4_3, MinimalFilter, matrices
 from denoise_cli.nn.kernels.products import products_of
 from denoise_cli.nn.precision import products_in
 
@@ -304,7 +304,7 @@ def test_forcing_a_kernel_where_it_does_not_fit_falls_back(monkeypatch: pytest.M
     assert chosen.fits(Geometry((5, 5), dilation=(2, 2)))
 
 
-@pytest.mark.parametrize("f", [F_4_3, F_3_2], ids=["F(4,3)", "F(3,2)"])
+@pytest.mark.parametrize("f", [F_4_3, F_4_2, F_3_2], ids=["F(4,3)", "F(4,2)", "F(3,2)"])
 def test_minimal_filters_are_convolutions(f: MinimalFilter) -> None:
     """y = A^T [(G g) * (B^T d)] is the correlation of d with g."""
     d, g = torch.randn(f.inputs, dtype=torch.float64), torch.randn(f.taps, dtype=torch.float64)

@@ -73,3 +73,6 @@ F_4_3 = MinimalFilter(4, 3, (0, A, -A, 2 * A, -2 * A))
 
 F_3_2 = MinimalFilter(3, 2, (0, 1, -1))
 """Two thirds of the products of a direct sum."""
+
+F_4_2 = MinimalFilter(4, 2, (0.5, -0.5, 1.25, -1.25))
+"""Five eighths of the products of a direct sum."""

@@ -39,24 +39,20 @@ from torch import Tensor
 from denoise_cli.nn.kernels.chunks import Workspace, local_workspace, threads
 from denoise_cli.nn.kernels.geometry import Geometry, Map, copy_phases, copy_to_phases, phase_range
 from denoise_cli.nn.kernels.joining import WRITE, Join
-from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_3, MinimalFilter, matrices
+from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_2, F_4_3, MinimalFilter, matrices
 from denoise_cli.nn.kernels.parts import Parts, in_parts, most_parts
 from denoise_cli.nn.kernels.products import multiply_planes, products_are_cheap
 
 
-def filter_for(geometry: Geometry) -> MinimalFilter | None:
-    """The minimal filter of a geometry: for 3x3 of stride 1, or a kernel of twice its stride; else None."""
-    (kh, kw), (sh, sw) = geometry.kernel, geometry.stride
-    if geometry.dilation != (1, 1) or sh != sw or kh != kw:
-        return None
-    if (kh, sh) == (3, 1) and max(geometry.padding) <= 2:
-        return F_4_3
-    return F_3_2 if kh == 2 * sh and max(geometry.padding) < kh else None
+FILTERS = {3: (F_4_3,), 2: (F_3_2, F_4_2)}
+"""Minimal filters by their taps."""
 
 
 def fits(geometry: Geometry) -> bool:
-    """Whether this kernel computes such a convolution."""
-    return filter_for(geometry) is not None
+    """Whether this kernel computes such a convolution: 3x3 of stride 1, or a kernel of twice its stride."""
+    (kh, kw), (sh, sw) = geometry.kernel, geometry.stride
+    square = geometry.dilation == (1, 1) and sh == sw and kh == kw
+    return square and (kh == 2 * sh or (kh, sh) == (3, 1)) and max(geometry.padding) < kh
 
 
 def is_worth_it(which: Map, geometry: Geometry, channels: int, out_channels: int) -> bool:
@@ -70,27 +66,27 @@ def forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, y: Tensor, join: Join
 ) -> None:
     """y (N, OH, OW, O) = x (N, H, W, C) * weight (O, C, kh, kw) + bias (O,)."""
-    _convolve(x, weight, bias, geometry, _filter(geometry), y, join)
+    _convolve(x, weight, bias, geometry, y, join)
 
 
 def input_gradient(
     dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, dx: Tensor, join: Join
 ) -> None:
     """dx (N, H, W, C) from dy (N, OH, OW, O), plus a bias (C,): a convolution that yields phases of dx."""
-    f, s = _filter(geometry), geometry.stride[0]
-    back = f.taps - 1
+    s = geometry.stride[0]
+    back = geometry.kernel[0] // s - 1
     if s == 1:
         padding = (back - geometry.padding[0], back - geometry.padding[1])
         turned = Geometry(geometry.kernel, padding=padding)
-        _convolve(dy, weight, bias, turned, f, dx, join, turned=True)
+        _convolve(dy, weight, bias, turned, dx, join, turned=True)
         return
     O, C = weight.shape[:2]
     size = dx.shape[1], dx.shape[2]
     (top, bottom), (left, right) = phase_range(geometry, size, 0), phase_range(geometry, size, 1)
-    tw = -(-(right - left) // f.outputs)
+    f = _filter(geometry, bottom - top, right - left)
     biases = None if bias is None else bias.repeat(s * s)
     of_phases = Geometry((f.taps, f.taps), padding=(back - top, back - left))
-    chunks = _chunks(dy, bottom - top, tw, O, s * s * C, f)
+    chunks = _chunks(dy, bottom - top, right - left, O, s * s * C, f)
     filters = _filters(weight, geometry, f, most_parts(chunks), turned=True)
     for parts in chunks:
         whole = _output_tiles(dy, filters, parts, of_phases, f).pictures(biases)
@@ -107,10 +103,9 @@ def weight_gradient(
     x: Tensor, dy: Tensor, d_weight: Tensor, d_bias: Tensor | None, geometry: Geometry
 ) -> None:
     """Adds dL/dweight (O, C, kh, kw) and dL/dbias (O,) in place."""
-    f, (r, s) = _filter(geometry), (geometry.kernel[0] // geometry.stride[0], geometry.stride[0])
-    _, OH, OW, O = dy.shape
-    C, tw, workspace = x.shape[3], -(-OW // f.outputs), local_workspace(__name__)
-    chunks, places = _chunks(x, OH, tw, s * s * C, O, f), f.inputs**2
+    (_, OH, OW, O), C, s = dy.shape, x.shape[3], geometry.stride[0]
+    f, workspace = _filter(geometry, OH, OW), local_workspace(__name__)
+    chunks, places, r = _chunks(x, OH, OW, s * s * C, O, f), f.inputs**2, f.taps
     sums = workspace.empty("filters", (most_parts(chunks), places, O, s * s * C), x).zero_()
     for parts in chunks:
         gradient = _plan(_OutputGradientTiles, x, f, parts, O)
@@ -132,16 +127,20 @@ def weight_gradient(
     d_weight.view(O, C, r, s, r, s).add_(taps.view(r, r, O, s, s, C).permute(2, 5, 0, 3, 1, 4))
 
 
-def _filter(geometry: Geometry) -> MinimalFilter:
-    f = filter_for(geometry)
-    if f is None:
-        raise ValueError(f"there is no minimal filter for {geometry}")
-    return f
+def _filter(geometry: Geometry, rows: int, columns: int) -> MinimalFilter:
+    """The minimal filter that takes the fewest products for outputs of so many rows and columns."""
+
+    def products(f: MinimalFilter) -> int:
+        return -(-rows // f.outputs) * -(-columns // f.outputs) * f.inputs**2
+
+    return min(FILTERS[geometry.kernel[0] // geometry.stride[0]], key=products)
 
 
-def _chunks(like: Tensor, rows: int, tw: int, channels: int, outputs: int, f: MinimalFilter) -> list[Parts]:
-    """Tiles in chunks, for outputs of so many rows and so many columns of tiles."""
-    th, widest = -(-rows // f.outputs), max(channels, outputs)
+def _chunks(
+    like: Tensor, rows: int, columns: int, channels: int, outputs: int, f: MinimalFilter
+) -> list[Parts]:
+    """Tiles in chunks, for outputs of so many rows and columns."""
+    th, tw, widest = -(-rows // f.outputs), -(-columns // f.outputs), max(channels, outputs)
     intermediates = 2 * f.inputs**2 * widest  # of a tile: V, and M
     count = threads(like) if like.shape[0] * th * tw >= threads(like) * widest else 1
     return in_parts(like.shape[0], th, tw, intermediates, like, count)
@@ -176,7 +175,6 @@ def _convolve(
     weight: Tensor,
     bias: Tensor | None,
     geometry: Geometry,
-    f: MinimalFilter,
     y: Tensor,
     join: Join,
     *,
@@ -185,8 +183,8 @@ def _convolve(
     """The convolution with the filters of a weight, or with the turned ones."""
     O, C = weight.shape[:2]
     inputs, outputs = (O, C) if turned else (geometry.stride[0] ** 2 * C, O)
-    tw = -(-y.shape[2] // f.outputs)
-    chunks = _chunks(x, y.shape[1], tw, inputs, outputs, f)
+    f = _filter(geometry, *y.shape[1:3])
+    chunks = _chunks(x, *y.shape[1:3], inputs, outputs, f)
     filters = _filters(weight, geometry, f, most_parts(chunks), turned=turned)
     for parts in chunks:
         _output_tiles(x, filters, parts, geometry, f).write(y, parts, bias, join)
