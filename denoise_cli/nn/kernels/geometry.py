@@ -2,15 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import groupby
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from denoise_cli.nn.kernels.joining import Join
-from denoise_cli.nn.kernels.parts import Parts
 
 Pair = tuple[int, int]
 
@@ -77,125 +74,77 @@ def copy_wide(source: Tensor, target: Tensor) -> None:
     target.copy_(source)
 
 
+class Window:
+    """Memory (..., height, width, C) for windows of pictures; the views that fill it are kept."""
+
+    def __init__(self, memory: Tensor) -> None:
+        self.memory = memory
+        self._views: dict[tuple[Pair, Pair], tuple[list[Tensor], Tensor | None]] = {}
+
+    def read(self, x: Tensor, top: int, left: int) -> Tensor:
+        """The window of `x` (..., H, W, C) at row `top`, column `left`; zeros outside of the picture."""
+        rows = _overlap(top, x.shape[-3], self.memory.shape[-3])
+        columns = _overlap(left, x.shape[-2], self.memory.shape[-2])
+        views = self._views.get((rows, columns))
+        if views is None:
+            views = self._views[rows, columns] = self._outside(rows, columns), self._inside(rows, columns)
+        outside, inside = views
+        for side in outside:
+            side.zero_()
+        if inside is not None:
+            copy_wide(_rectangle(x, (top + rows[0], top + rows[1]), (left + columns[0], left + columns[1])), inside)
+        return self.memory
+
+    def _inside(self, rows: Pair, columns: Pair) -> Tensor | None:
+        is_empty = rows[0] >= rows[1] or columns[0] >= columns[1]
+        return None if is_empty else _rectangle(self.memory, rows, columns)
+
+    def _outside(self, rows: Pair, columns: Pair) -> list[Tensor]:
+        """What is to become zero: inside it may, too; an accelerator writes the whole sooner than four sides."""
+        height, width = self.memory.shape[-3:-1]
+        if (rows, columns) == ((0, height), (0, width)):
+            return []
+        if self.memory.device.type != "cpu" or self._inside(rows, columns) is None:
+            return [self.memory]
+        sides = [((0, rows[0]), (0, width)), ((rows[1], height), (0, width))]
+        sides += [(rows, (0, columns[0])), (rows, (columns[1], width))]
+        return [_rectangle(self.memory, *side) for side in sides if side[0][0] < side[0][1] and side[1][0] < side[1][1]]
+
+
+def _rectangle(t: Tensor, rows: Pair, columns: Pair) -> Tensor:
+    """Pixels of `t` (..., H, W, C): a view, in a third of the time that indexing takes."""
+    *strides, sh, sw, sc = t.stride()
+    size = *t.shape[:-3], rows[1] - rows[0], columns[1] - columns[0], t.shape[-1]
+    return t.as_strided(size, (*strides, sh, sw, sc), t.storage_offset() + rows[0] * sh + columns[0] * sw)
+
+
 def copy_window(x: Tensor, top: int, left: int, out: Tensor) -> Tensor:
     """Fills `out` (..., height, width, C) from the window of `x` (..., H, W, C) at row `top`, column `left`.
 
     Outside the picture there are zeros.
     """
-    height, width = out.shape[-3:-1]
-    y0, y1 = _overlap(top, x.shape[-3], height)
-    x0, x1 = _overlap(left, x.shape[-2], width)
-    if y0 >= y1 or x0 >= x1:
-        return out.zero_()
-    if (y0, y1, x0, x1) != (0, height, 0, width):
-        _zero_around(out, y0, y1, x0, x1)
-    inside = y1 - y0, x1 - x0
-    copy_wide(_rectangle(x, top + y0, left + x0, *inside), _rectangle(out, y0, x0, *inside))
-    return out
+    return Window(out).read(x, top, left)
 
 
-def _rectangle(t: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
-    """Pixels of `t` (..., H, W, C): a view, in a third of the time that indexing takes."""
-    *strides, sh, sw, sc = t.stride()
-    place = t.storage_offset() + top * sh + left * sw
-    return t.as_strided((*t.shape[:-3], height, width, t.shape[-1]), (*strides, sh, sw, sc), place)
-
-
-def _zero_around(out: Tensor, y0: int, y1: int, x0: int, x1: int) -> None:
-    """Zeros where `out` (..., height, width, C) lies outside of rows y0 to y1 and columns x0 to x1.
-
-    Inside, it may become zero too: an accelerator writes the whole sooner than it is told of four sides.
-    """
-    if out.device.type != "cpu":
-        out.zero_()
-        return
-    height, width = out.shape[-3:-1]
-    if y0 > 0:
-        _rectangle(out, 0, 0, y0, width).zero_()
-    if y1 < height:
-        _rectangle(out, y1, 0, height - y1, width).zero_()
-    if x0 > 0:
-        _rectangle(out, y0, 0, y1 - y0, x0).zero_()
-    if x1 < width:
-        _rectangle(out, y0, x1, y1 - y0, width - x1).zero_()
+def windows_of_phases(memory: Tensor, count: int) -> list[Window]:
+    """Memory (..., height, width, count C) as windows of so many phases, side by side."""
+    return [Window(phase) for phase in memory.chunk(count, -1)]
 
 
 def copy_phases(
-    x: Tensor, top: int, left: int, geometry: Geometry, phases: Sequence[Pair], out: Tensor
+    x: Tensor, top: int, left: int, geometry: Geometry, phases: Sequence[Pair], windows: Sequence[Window]
 ) -> None:
-    """Fills `out` (n, height, width, phases C) with phases of the padded picture from place (top, left) on.
+    """Fills each window (..., height, width, C) from a phase of the padded pictures (..., H, W, C), from
+    place (top, left) on.
 
     Place (a, b) of phase (u, v) is pixel (a sh + u, b sw + v) of the padded picture.
     """
-    (sh, sw), C = geometry.stride, x.shape[-1]
-    for k, (u, v) in enumerate(phases):
+    sh, sw = geometry.stride
+    for (u, v), window in zip(phases, windows, strict=True):
         # phase u of the padded picture is phase (u - padding) mod s of the picture, moved by whole places
         (y0, dy), (x0, dx) = geometry.in_picture(u, 0), geometry.in_picture(v, 1)
-        copy_window(x[..., y0::sh, x0::sw, :], top + dy, left + dx, out[..., k * C : (k + 1) * C])
-
-
-def copy_tile_columns(x: Tensor, parts: Parts, geometry: Geometry, halo: int, out: Tensor) -> None:
-    """Fills `out` (parts, places, n, height, tiles + 1, phases C) with phases of the padded pictures `x`.
-
-    A part begins at the tile where it does in `parts`, and each tile has `places` rows. Column b of a phase
-    is place b mod `places` of tile b // `places`; see `copy_phases`. Windows reach `halo` columns beyond the
-    last tile: only the first `halo` places of the tile behind it are filled.
-    """
-    # blocks of all places at once: a `copy_window` for every place would take four times as many calls
-    count, places, n, height, tiles, _ = out.shape
-    s, (_, H, W, C) = geometry.stride[0], x.shape
-    (xn, xh, xw, _), (oj, op, on, oh, ot, _) = x.stride(), out.stride()
-    step = s * places
-    xj = parts.picture_step * xn + parts.column_step * step * xw
-    picture = x.storage_offset() + parts.first_picture * xn
-    columns = tuple(parts.column(j) for j in range(count))
-    for k, (u, v) in enumerate(geometry.all_phases):
-        (y0, dy), (x0, dx) = geometry.in_picture(u, 0), geometry.in_picture(v, 1)
-        top = places * parts.first_row + dy
-        a, b = _overlap(top, -(-(H - y0) // s), height)
-        blocks, complete = _blocks_inside(columns, tiles, places, halo, dx, -(-(W - x0) // s))
-        phase = out[..., k * C : (k + 1) * C]
-        if not complete or (a, b) != (0, height):
-            phase.zero_()
-        if a >= b:
-            continue
-        row = picture + (y0 + s * (top + a)) * xh + (x0 + s * dx) * xw
-        target = phase.storage_offset() + a * oh
-        for j, m, c, d, q, r in blocks:
-            size = (m, r - q, n, b - a, d - c, C)
-            pixel = row + j * xj + (step * (columns[0] + c) + s * q) * xw
-            from_x = x.as_strided(size, (xj, s * xw, xn, s * xh, step * xw, 1), pixel)
-            place = target + j * oj + q * op + c * ot
-            out.as_strided(size, (oj, op, on, oh, ot, 1), place).copy_(from_x)
-
-
-Block = tuple[int, int, int, int, int, int]
-"""First part and their number, first tile and last + 1, first place and last + 1."""
-
-
-@lru_cache(maxsize=1024)
-def _blocks_inside(
-    columns: tuple[int, ...], tiles: int, places: int, halo: int, shift: int, pixels: int
-) -> tuple[list[Block], bool]:
-    """The places of tiles that hold pixels of a row, in blocks, and whether all do.
-
-    Place q of tile t of part j is pixel `places` (columns[j] + t) + q + shift of so many. Of the last tile
-    only the first `halo` places are wanted.
-    """
-    blocks: list[Block] = []
-
-    def inside(tile: int) -> tuple[Pair, ...]:
-        wanted = places if tile < tiles - 1 else halo
-        return tuple(_overlap(places * (column + tile) + shift, pixels, wanted) for column in columns)
-
-    for spans, alike in groupby(range(tiles), inside):
-        c, *others = alike
-        for (q, r), members in groupby(range(len(columns)), spans.__getitem__):
-            j, *more = members
-            if q < r:
-                blocks.append((j, 1 + len(more), c, c + 1 + len(others), q, r))
-    filled = sum(m * (d - c) * (r - q) for _, m, c, d, q, r in blocks)
-    return blocks, filled == len(columns) * ((tiles - 1) * places + halo)
+        pixels = x if (sh, sw) == (1, 1) else x[..., y0::sh, x0::sw, :]
+        window.read(pixels, top + dy, left + dx)
 
 
 def copy_to_phases(

@@ -33,6 +33,7 @@ from denoise_cli.nn.kernels.geometry import (
     copy_to_phases,
     copy_window,
     phase_range,
+    windows_of_phases,
 )
 from denoise_cli.nn.kernels.joining import WRITE, Join
 from denoise_cli.nn.kernels.products import factor, factor_type, multiply, sums_of
@@ -213,7 +214,7 @@ def _input_rows(
         if whole.is_contiguous():
             return factor(whole, "window", workspace).view(-1, C), (n, height, width)
     window = workspace.empty("window", (n, height, width, phases * C), x, factor_type(x))
-    copy_phases(x, first, 0, steps.geometry, steps.phases, window)
+    copy_phases(x, first, 0, steps.geometry, steps.phases, windows_of_phases(window, phases))
     return window.view(-1, phases * C), (n, height, width)
 
 

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from denoise_cli.nn.kernels.chunks import Workspace, local_workspace, threads
-from denoise_cli.nn.kernels.geometry import Geometry, Map, copy_phases, copy_to_phases, phase_range
+from denoise_cli.nn.kernels.geometry import Geometry, Map, copy_phases, copy_to_phases, phase_range, windows_of_phases
 from denoise_cli.nn.kernels.joining import WRITE, Join
 from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_2, F_4_3, MinimalFilter, matrices
 from denoise_cli.nn.kernels.parts import Parts, in_parts, most_parts
@@ -57,9 +57,7 @@ def fits(geometry: Geometry) -> bool:
 
 def is_worth_it(which: Map, geometry: Geometry, channels: int, out_channels: int) -> bool:
     """Whether the products that are saved outweigh the transforms."""
-    # with a stride, the windows of the other two maps are of all phases: s x s times as much to transform
-    thin = geometry.stride == (1, 1) or which == "input_gradient"
-    return thin and min(channels, out_channels) >= 32 and not products_are_cheap()
+    return min(channels, out_channels) >= 32 and not products_are_cheap()
 
 
 def forward(
@@ -109,7 +107,7 @@ def weight_gradient(
     sums = workspace.empty("filters", (most_parts(chunks), places, O, s * s * C), x).zero_()
     for parts in chunks:
         gradient = _plan(_OutputGradientTiles, x, f, parts, O)
-        v = _plan(_InputPlanes, x, f, parts, s * s * C).read(x, parts, geometry)
+        v = _input_planes(x, f, parts, geometry)
         gradient.read(dy, parts)
         if d_bias is not None:
             d_bias.add_(gradient.dy.sum(0))
@@ -195,8 +193,8 @@ def _output_tiles(
 ) -> "_OutputTiles":
     """The outputs of all tiles of all parts."""
     inputs, outputs = filters.shape[2:]
-    tiles, v = _plan(_OutputTiles, x, f, parts, outputs), _plan(_InputPlanes, x, f, parts, inputs)
-    torch.bmm(v.read(x, parts, geometry), filters[: parts.count].view(-1, inputs, outputs), out=tiles.m)
+    tiles, v = _plan(_OutputTiles, x, f, parts, outputs), _input_planes(x, f, parts, geometry)
+    torch.bmm(v, filters[: parts.count].view(-1, inputs, outputs), out=tiles.m)
     tiles.transform()
     return tiles
 
@@ -204,10 +202,18 @@ def _output_tiles(
 PlanOfTiles = TypeVar("PlanOfTiles")
 
 
-def _plan(make: Callable[..., PlanOfTiles], like: Tensor, f: MinimalFilter, parts: Parts, channels: int) -> PlanOfTiles:
+def _plan(
+    make: Callable[..., PlanOfTiles], like: Tensor, f: MinimalFilter, parts: Parts, *channels: int
+) -> PlanOfTiles:
     """Views of scratch memory for the tiles of such parts."""
     size = parts.count, parts.pictures, parts.rows, parts.columns
-    return local_workspace(__name__).plan(make, like, f, size, channels)
+    return local_workspace(__name__).plan(make, like, f, size, *channels)
+
+
+def _input_planes(x: Tensor, f: MinimalFilter, parts: Parts, geometry: Geometry) -> Tensor:
+    """V (parts places, tiles, channels) of all tiles of all parts."""
+    phases = geometry.stride[0] ** 2
+    return _plan(_InputPlanes, x, f, parts, phases * x.shape[3], phases).read(x, parts, geometry)
 
 
 TileCount = tuple[int, int, int, int]
@@ -218,13 +224,15 @@ class _InputPlanes:
     """V = B^T d B of the windows of (p, n, th, tw) tiles."""
 
     def __init__(
-        self, workspace: Workspace, like: Tensor, f: MinimalFilter, tiles: TileCount, channels: int
+        self, workspace: Workspace, like: Tensor, f: MinimalFilter, tiles: TileCount, channels: int, phases: int
     ) -> None:
         (p, n, th, tw), k, o = tiles, f.inputs, f.outputs
-        self.pixels = workspace.empty("pixels", (p, n, th * o + k - o, tw * o + k - o, channels), like)
-        sp, sn, sh, sw, sc = self.pixels.stride()
+        pixels = workspace.empty("pixels", (p, n, th * o + k - o, tw * o + k - o, channels), like)
+        self.together = windows_of_phases(pixels, phases)
+        self.apart = [windows_of_phases(part, phases) for part in pixels.split(1)]
+        sp, sn, sh, sw, sc = pixels.stride()
         strides = (sp, sh, sw, sn, o * sh, o * sw, sc)
-        self.windows = self.pixels.as_strided((p, k, k, n, th, tw, channels), strides)
+        self.windows = pixels.as_strided((p, k, k, n, th, tw, channels), strides)
         self.d = workspace.empty("planes", tuple(self.windows.shape), like)
         v, half = self.d.view(p, k, k, -1), workspace.empty("products", (p, k, k, n * th * tw * channels), like)
         self.transform = Transform(matrices(f, like).input, v, half, v)
@@ -232,10 +240,13 @@ class _InputPlanes:
 
     def read(self, x: Tensor, parts: Parts, geometry: Geometry) -> Tensor:
         """V (p places, tiles, channels) of the padded pictures, or their phases."""
-        row, pictures = parts.first_row * self.outputs, parts.whole(x)
-        for some, column in parts.by_column():
-            place = row, column * self.outputs
-            copy_phases(pictures[some], *place, geometry, geometry.all_phases, self.pixels[some])
+        row, pictures, phases = parts.first_row * self.outputs, parts.whole(x), geometry.all_phases
+        if parts.column_step == 0:
+            copy_phases(pictures, row, parts.first_column * self.outputs, geometry, phases, self.together)
+        else:
+            for j, (picture, windows) in enumerate(zip(pictures, self.apart, strict=True)):
+                column = parts.column(j) * self.outputs
+                copy_phases(picture[None], row, column, geometry, phases, windows)
         self.d.copy_(self.windows)
         self.transform()
         return self.v
