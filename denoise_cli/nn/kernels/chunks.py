@@ -31,19 +31,23 @@ def threads(like: Tensor) -> int:
     return torch.get_num_threads() if like.device.type == "cpu" else 1
 
 
-def chunk_size(like: Tensor) -> int:
-    """Values that the intermediates of a chunk take."""
-    return CHUNK // like.element_size() * torch.get_num_threads() if like.device.type == "cpu" else 2**62
+def chunk_size(like: Tensor, beside: int = 0) -> int:
+    """Values that the intermediates of a chunk take: more by as many as are read `beside` them, once a chunk."""
+    if like.device.type != "cpu":
+        return 2**62
+    return CHUNK // like.element_size() * torch.get_num_threads() + beside
 
 
-def chunks_of_rows(pictures: int, rows: int, values_per_row: int, like: Tensor) -> list[Chunk]:
+def chunks_of_rows(
+    pictures: int, rows: int, values_per_row: int, like: Tensor, beside: int = 0
+) -> list[Chunk]:
     """Cuts `pictures` x `rows` into chunks: bands of rows of one picture, or several whole pictures.
 
     On an accelerator, which has no such cache, one chunk is everything.
     """
     if like.device.type != "cpu":
         return [(slice(0, pictures), 0, rows)]
-    target, picture = chunk_size(like), rows * values_per_row
+    target, picture = chunk_size(like, beside), rows * values_per_row
     if 2 * picture <= target:
         count = -(-pictures * picture // target)
         step = -(-pictures // count)  # chunks of equal size

@@ -76,7 +76,7 @@ class Parts:
 
 
 def in_parts(
-    pictures: int, rows: int, columns: int, values_per_tile: int, like: Tensor, count: int
+    pictures: int, rows: int, columns: int, values_per_tile: int, like: Tensor, count: int, beside: int = 0
 ) -> list[Parts]:
     """Cuts the tiles of `pictures` pictures, `rows` x `columns` each, into chunks of at most `count` parts.
 
@@ -87,10 +87,10 @@ def in_parts(
         each = pictures // count
         return [
             Parts(count, some.start, some.stop - some.start, each, first, last - first, 0, columns, 0)
-            for some, first, last in chunks_of_rows(each, rows, count * values_per_tile * columns, like)
+            for some, first, last in chunks_of_rows(each, rows, count * values_per_tile * columns, like, count * beside)
         ]
     high = min(rows, ROWS)
-    chunks = -(-columns * high * values_per_tile // chunk_size(like))
+    chunks = -(-columns * high * values_per_tile // chunk_size(like, count * beside))
     wide = -(-columns // (chunks * count))
     lefts = range(0, columns, wide * count)
     counts = [-(-min(wide * count, columns - left) // wide) for left in lefts]

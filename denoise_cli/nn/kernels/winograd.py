@@ -141,7 +141,7 @@ def _chunks(
     th, tw, widest = -(-rows // f.outputs), -(-columns // f.outputs), max(channels, outputs)
     intermediates = 2 * f.inputs**2 * widest  # of a tile: V, and M
     count = threads(like) if like.shape[0] * th * tw >= threads(like) * widest else 1
-    return in_parts(like.shape[0], th, tw, intermediates, like, count)
+    return in_parts(like.shape[0], th, tw, intermediates, like, count, f.inputs**2 * channels * outputs)
 
 
 def _transform(f: MinimalFilter, like: Tensor) -> Tensor:
