@@ -12,31 +12,10 @@ from denoise_cli.nn.kernels import products
 torch.set_num_threads(1)  # tests are small: threads would cost more than they save
 
 
-@pytest.fixture(params=["units", "instructions"])
-def rounded_products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What processors with units for matrices of bfloat16, or with instructions for it, do to products."""
-    if request.param == "units":
-        round_factors_in_torch(monkeypatch)
-    else:
-        round_factors_in_kernels(monkeypatch)
-
-
 @pytest.fixture
-def rounded_by_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What kernels do where the processor has instructions for bfloat16, on any processor."""
-    round_factors_in_kernels(monkeypatch)
-
-
-def round_factors_in_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "_onednn_keeps_float32", lambda: True)
+def rounded_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What kernels do where the processor has products of bfloat16, on any processor."""
     monkeypatch.setattr(products, "multiplies_bfloat16", lambda device: device.type == "cpu")
-
-
-def round_factors_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(products, "_onednn_keeps_float32", lambda: False)
-    for name in ("mm", "bmm", "addmm", "baddbmm"):
-        monkeypatch.setattr(torch, name, rounding(getattr(torch, name)))
-    monkeypatch.setattr(Tensor, "addmm_", rounding(Tensor.addmm_))
 
 
 @pytest.fixture

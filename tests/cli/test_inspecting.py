@@ -87,7 +87,7 @@ def test_check_says_how_much_a_step_holds(config):
     assert held("data.patch=32") == 4 * held()
 
 
-@pytest.mark.usefixtures("rounded_by_kernels")
+@pytest.mark.usefixtures("rounded_products")
 def test_check_says_that_bf16_holds_half(config):
     def report(*arguments):
         return json.loads(run_app("check", config, "--json", *arguments).stdout)

@@ -117,7 +117,7 @@ def test_stated_error_in_float32(kernel: ModuleType, g: Geometry) -> None:
 
 
 @pytest.mark.parametrize(("kernel", "g"), CASES)
-@pytest.mark.usefixtures("rounded_by_kernels")
+@pytest.mark.usefixtures("rounded_products")
 def test_stated_error_in_bfloat16(kernel: ModuleType, g: Geometry, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a kernel rounds its factors, it is off by up to 1 % of the largest value."""
     torch.manual_seed(0)
@@ -248,7 +248,7 @@ def test_sums_over_many_chunks_of_bfloat16_are_exact(kernel: ModuleType, groups:
     assert max(errors([d_weight.double(), d_bias.double()], exact)) < 2**-8
 
 
-@pytest.mark.usefixtures("rounded_by_kernels")
+@pytest.mark.usefixtures("rounded_products")
 def test_both_gradients_at_once_in_bfloat16() -> None:
     torch.manual_seed(0)
     g = Geometry((3, 3), padding=(1, 1))

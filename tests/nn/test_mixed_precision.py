@@ -81,12 +81,12 @@ def test_every_layer_computes_in_bfloat16(name: str, example: Example) -> None:
         assert float((one - other).norm()) <= 16 * ROUNDING * float(one.norm()) + 1e-6
 
 
-@pytest.mark.usefixtures("rounded_by_kernels")
+@pytest.mark.usefixtures("rounded_products")
 def test_a_device_that_multiplies_bfloat16_trains_in_it(net: Module) -> None:
     assert isinstance(computing_in("bf16", net), MixedPrecision)
 
 
-@pytest.mark.usefixtures("rounded_by_kernels")
+@pytest.mark.usefixtures("rounded_products")
 def test_all_others_and_running_statistics_keep_float32(net: Module) -> None:
     with_statistics = build([{"batch_norm2d": {"num_features": 4}}])
     for one in (net.to(device="meta"), with_statistics):

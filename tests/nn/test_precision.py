@@ -49,7 +49,7 @@ def test_a_network_changes_by_the_rounding_of_its_factors() -> None:
     assert not torch.equal(results[0][0], results[1][0])
 
 
-@pytest.mark.usefixtures("rounded_by_kernels")
+@pytest.mark.usefixtures("rounded_products")
 def test_kernels_do_not_round_where_the_channels_are_the_picture() -> None:
     """Of a picture in bfloat16, 8 bits would be left."""
     net = build([NET[0], "relu", NET[-1]])
