@@ -110,7 +110,7 @@ def weight_gradient(
         v = _input_planes(x, f, parts, geometry)
         gradient.read(dy, parts)
         if d_bias is not None:
-            d_bias.add_(gradient.dy.sum(0))
+            d_bias.add_(gradient.dy.sum(1).sum(0))
         gradient.transform()
         sums[: parts.count].view(-1, O, s * s * C).baddbmm_(gradient.dm.transpose(1, 2), v)
     d_filters = sums[0]
@@ -305,7 +305,7 @@ class _OutputGradientTiles:
         self.transform = Transform(matrices(f, like).output.T, dy, half, dm)
         self.tiles = _in_pictures(dy.view(p, o, o, n, th, tw, channels))
         self.whole = workspace.empty("pixels", (p, n, th * o, tw * o, channels), like)
-        self.dy, self.dm = dy.view(-1, channels), dm.view(p * k * k, n * th * tw, channels)
+        self.dy, self.dm = dy.view(p, -1, channels), dm.view(p * k * k, n * th * tw, channels)
 
     def read(self, dy: Tensor, parts: Parts) -> None:
         """Takes dy (N, H, W, O), with zeros where it ends before the tiles do."""
