@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from denoise_cli.nn import blocks
 from denoise_cli.nn.kernels.chunks import chunk_size
-from denoise_cli.nn.kernels.parts import Parts, in_parts, most_parts
+from denoise_cli.nn.kernels.parts import Parts, in_parts
 
 sizes = st.integers(1, 7)
 
@@ -27,8 +27,8 @@ def test_pieces_cover_every_pixel_once(
     missing = min(cut, side - 1)
     seen = torch.zeros(pictures, rows * side - missing, columns * side - missing, 3)
     chunks = in_parts(pictures, rows, columns, values, seen, count)
-    assert most_parts(chunks) <= count
     for parts in chunks:
+        assert parts.count <= count
         for which, piece in parts.pieces(seen, side):
             assert piece.shape[0] == which.stop - which.start <= parts.count
             piece.add_(1)

@@ -74,8 +74,8 @@ def gradients(
 ) -> None:
     """`weight_gradient` and `input_gradient`; `dx` may lie in the memory of x."""
     with products_of(dy, weight):
-        if _share_columns("input_gradient", dy, weight, geometry):
-            columns.gradients(x, dy, weight, d_weight, d_bias, geometry, dx, join)
+        if kernel := _of_both_gradients("input_gradient", dy, weight, geometry):
+            kernel.gradients(x, dy, weight, d_weight, d_bias, geometry, dx, join)
             return
     weight_gradient(x, dy, d_weight, d_bias, geometry)
     input_gradient(dy, weight, None, geometry, dx, join)
@@ -95,15 +95,17 @@ def transposed_gradients(
     `dx` may lie in the memory of x.
     """
     with products_of(dy, weight):
-        if _share_columns("forward", dy, weight, geometry):
-            columns.transposed_gradients(x, dy, weight, d_weight, geometry, dx, join)
+        if kernel := _of_both_gradients("forward", dy, weight, geometry):
+            kernel.transposed_gradients(x, dy, weight, d_weight, geometry, dx, join)
             return
     weight_gradient(dy, x, d_weight, None, geometry)
     forward(dy, weight, None, geometry, dx, join)
 
 
-def _share_columns(which: Map, dy: Tensor, weight: Tensor, geometry: Geometry) -> bool:
-    """Whether the gradients by the input, which is this map, and by the weight both take columns of dy."""
+def _of_both_gradients(which: Map, dy: Tensor, weight: Tensor, geometry: Geometry) -> ModuleType | None:
+    """The kernel that computes the gradients by the input, which is this map, and by the weight from what it
+    makes of dy once; None if there is none."""
     O, C = weight.shape[:2]
-    chosen = {choose(one, geometry, C, O) for one in (which, "weight_gradient")}
-    return chosen == {columns} and columns.shares_columns(which, geometry, C, O, dy)
+    kernel = choose(which, geometry, C, O)
+    same = kernel is choose("weight_gradient", geometry, C, O)
+    return kernel if same and kernel.shares_gradients(which, geometry, C, O, dy) else None

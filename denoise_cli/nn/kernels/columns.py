@@ -92,7 +92,7 @@ def weight_gradient(
         d_bias.add_(dy.sum((0, 1, 2)))
 
 
-def shares_columns(which: Map, geometry: Geometry, channels: int, out_channels: int, dy: Tensor) -> bool:
+def shares_gradients(which: Map, geometry: Geometry, channels: int, out_channels: int, dy: Tensor) -> bool:
     """Whether both gradients can be computed from columns of dy gathered once: by `gradients`, where `which`
     is "input_gradient", or by `transposed_gradients`, where it is "forward"."""
     if which == "input_gradient":

@@ -100,8 +100,3 @@ def in_parts(
         for top in range(0, rows, high)
         for some, left in zip(counts, lefts, strict=True)
     ]
-
-
-def most_parts(chunks: list[Parts]) -> int:
-    """How many parts the chunks have at most."""
-    return max(parts.count for parts in chunks)

@@ -104,6 +104,11 @@ def is_worth_it(which: Map, geometry: Geometry, channels: int, out_channels: int
     return True
 
 
+def shares_gradients(which: Map, geometry: Geometry, channels: int, out_channels: int, dy: Tensor) -> bool:
+    """Nothing is shared."""
+    return False
+
+
 def forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, y: Tensor, join: Join
 ) -> None:
