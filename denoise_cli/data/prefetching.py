@@ -46,6 +46,7 @@ def _by_processes(make: Make, steps: range, workers: int) -> Generator[Batch, No
     like = make(steps[0])
     places = [like.mapped(_shared_like) for _ in range(workers + 1)]
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _begin_work, (make, places))
+    _begin_without_interrupts(pool)
     try:
         with closing(_ahead(pool, _work, steps, workers)) as made:
             for place in made:
@@ -55,6 +56,16 @@ def _by_processes(make: Make, steps: range, workers: int) -> Generator[Batch, No
             "a process that prepares batches was killed, as happens when memory runs out; a smaller"
             " data.workers needs less of it"
         ) from None
+
+
+def _begin_without_interrupts(pool: ProcessPoolExecutor) -> None:
+    """Begins all processes of a pool. They see the same Ctrl-C as this one, whose matter it is: they inherit
+    that it is blocked, so that there is no moment when it reaches them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        pool.submit(int)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def sent_ahead(batches: Generator[Batch, None, None], device: torch.device) -> Generator[Batch, None, None]:
@@ -116,10 +127,9 @@ _served: tuple[Make, list[Batch]]
 
 
 def _begin_work(make: Make, places: list[Batch]) -> None:
-    """Begins a worker process. It sees the same Ctrl-C as its parent, whose matter it is."""
+    """Begins a worker process."""
     global _served
     _served = make, places
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)  # a team of threads does not survive a fork: a parallel copy would hang
     end_with_parent()
