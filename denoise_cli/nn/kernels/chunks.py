@@ -32,7 +32,7 @@ def threads(like: Tensor) -> int:
 
 
 def chunk_size(like: Tensor, beside: int = 0) -> int:
-    """Values that the intermediates of a chunk take: more by as many as are read `beside` them, once a chunk."""
+    """Values of a chunk's intermediates: more by those that are read `beside` them for each chunk."""
     if like.device.type != "cpu":
         return 2**62
     return CHUNK // like.element_size() * torch.get_num_threads() + beside

@@ -92,23 +92,28 @@ class Window:
         for side in outside:
             side.zero_()
         if inside is not None:
-            copy_wide(_rectangle(x, (top + rows[0], top + rows[1]), (left + columns[0], left + columns[1])), inside)
+            (a, b), (c, d) = rows, columns
+            copy_wide(_rectangle(x, (top + a, top + b), (left + c, left + d)), inside)
         return self.memory
 
     def _inside(self, rows: Pair, columns: Pair) -> Tensor | None:
-        is_empty = rows[0] >= rows[1] or columns[0] >= columns[1]
-        return None if is_empty else _rectangle(self.memory, rows, columns)
+        """What is filled with pixels."""
+        return _rectangle(self.memory, rows, columns) if _has_pixels(rows, columns) else None
 
     def _outside(self, rows: Pair, columns: Pair) -> list[Tensor]:
-        """What is to become zero: inside it may, too; an accelerator writes the whole sooner than four sides."""
+        """What becomes zero. The rest may too: an accelerator writes the whole sooner than four sides."""
         height, width = self.memory.shape[-3:-1]
         if (rows, columns) == ((0, height), (0, width)):
             return []
-        if self.memory.device.type != "cpu" or self._inside(rows, columns) is None:
+        if self.memory.device.type != "cpu" or not _has_pixels(rows, columns):
             return [self.memory]
-        sides = [((0, rows[0]), (0, width)), ((rows[1], height), (0, width))]
-        sides += [(rows, (0, columns[0])), (rows, (columns[1], width))]
-        return [_rectangle(self.memory, *side) for side in sides if side[0][0] < side[0][1] and side[1][0] < side[1][1]]
+        (a, b), (c, d) = rows, columns
+        sides = ((0, a), (0, width)), ((b, height), (0, width)), (rows, (0, c)), (rows, (d, width))
+        return [_rectangle(self.memory, *side) for side in sides if _has_pixels(*side)]
+
+
+def _has_pixels(rows: Pair, columns: Pair) -> bool:
+    return rows[0] < rows[1] and columns[0] < columns[1]
 
 
 def _rectangle(t: Tensor, rows: Pair, columns: Pair) -> Tensor:

@@ -80,14 +80,16 @@ def in_parts(
 ) -> list[Parts]:
     """Cuts the tiles of `pictures` pictures, `rows` x `columns` each, into chunks of at most `count` parts.
 
+    Each part of a chunk reads values `beside` its tiles.
+
     Where the pictures can be shared out evenly, part j lies in the j-th share of them: operations on all
     pictures at once share them out alike. Else the columns of one picture are shared out, a few rows high.
     """
     if pictures % count == 0:
-        each = pictures // count
+        each, values = pictures // count, count * values_per_tile * columns
         return [
             Parts(count, some.start, some.stop - some.start, each, first, last - first, 0, columns, 0)
-            for some, first, last in chunks_of_rows(each, rows, count * values_per_tile * columns, like, count * beside)
+            for some, first, last in chunks_of_rows(each, rows, values, like, count * beside)
         ]
     high = min(rows, ROWS)
     chunks = -(-columns * high * values_per_tile // chunk_size(like, count * beside))

@@ -7,7 +7,7 @@ filter g on a window d of (m + r - 1)^2 inputs by
 
 Summed over channels, "U * V" is a matrix product for each place p of the window, M[p] = V[p] U[p] with V[p]
 (tiles, C) and U[p] (C, O): one `bmm`. F(4, 3) needs 36 products for 16 outputs instead of 144, F(3, 2) 16 for
-9 instead of 36.
+9 instead of 36, F(4, 2) 25 for 16 instead of 64. `tiles` has the transforms.
 
 Strides. A kernel of r s taps with stride s is an r x r kernel on the s x s phases of the padded picture laid
 side by side as channels (see `shifted`): r = 2 covers the 4x4 kernels of stride 2 that shrink and enlarge.
@@ -17,9 +17,8 @@ exchanged, whose outputs are phases. The weight gradient is the adjoint of the m
 
     dM = A dY A^T,    dU[p] = V[p]^T dM[p],    dg = G^T dU G.
 
-Memory. The columns of a chunk are sorted by their place in a tile, so that each addition of a transform runs
-along a row of tiles; along the channels of one tile, torch is two to three times slower. The additions of a
-chunk are bound to their scratch memory once and run again for every chunk of its size.
+It is a correlation, in which x and dy may change places: with V of the windows of dy and tiles of x it gives
+the turned filters. That V is the one which the input gradient takes, so it is computed once for both.
 
 Threads. Each has a part of the chunk to itself from the window to the outputs (see `parts`), and its own copy
 of U and sum dU. Where tiles are fewer than channels, those copies would cost more than they save: there the
@@ -33,26 +32,17 @@ Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVP
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from denoise_cli.nn.kernels.chunks import Workspace, local_workspace, threads
-from denoise_cli.nn.kernels.geometry import (
-    Geometry,
-    Map,
-    Pair,
-    copy_phases,
-    copy_to_phases,
-    phase_range,
-    windows_of_phases,
-)
-from denoise_cli.nn.kernels.joining import WRITE, Join
+from denoise_cli.nn.kernels.chunks import threads
+from denoise_cli.nn.kernels.geometry import Geometry, Map, Pair, copy_to_phases, phase_range
+from denoise_cli.nn.kernels.joining import Join
 from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_2, F_4_3, MinimalFilter, matrices
 from denoise_cli.nn.kernels.parts import Parts, in_parts
-from denoise_cli.nn.kernels.products import multiply_planes, products_are_cheap
-
+from denoise_cli.nn.kernels.products import products_are_cheap
+from denoise_cli.nn.kernels.tiles import GradientTiles, InputTiles, OutputTiles, plan, scratch
 
 FILTERS = {3: (F_4_3,), 2: (F_3_2, F_4_2)}
 """Minimal filters by their taps."""
@@ -92,10 +82,10 @@ def weight_gradient(
     sums = _FilterSums(tiling, d_weight, geometry)
     for parts in tiling.chunks:
         v = _input_planes(x, parts, geometry, tiling.f)
-        tiles = _plan(_GradientTiles, dy, tiling.f, parts, dy.shape[3])
+        tiles = plan(GradientTiles, dy, tiling.f, parts, dy.shape[3])
         tiles.read(dy, parts)
         if d_bias is not None:
-            d_bias.add_(tiles.pixels.sum(1).sum(0))
+            d_bias.add_(tiles.sum())
         sums.add(tiles.planes(), v)
     sums.add_to(d_weight)
 
@@ -115,13 +105,14 @@ def gradients(
     dx: Tensor,
     join: Join,
 ) -> None:
-    """`weight_gradient` and `input_gradient`; `dx` may lie in the memory of x, whose tiles are read before."""
+    """`weight_gradient` and `input_gradient`; `dx` may lie in the memory of x, each tile of which is read
+    before."""
     tiling = _tiling_of_inputs(dx, dy, geometry)
     sums = _FilterSums(tiling, d_weight, geometry, turned=True)
     top, left = tiling.origin
 
     def correlate(v: Tensor, parts: Parts) -> None:
-        tiles = _plan(_GradientTiles, x, tiling.f, parts, sums.channels)
+        tiles = plan(GradientTiles, x, tiling.f, parts, sums.channels)
         tiles.read_phases(x, parts, (top, left), geometry)
         sums.add(v, tiles.planes())
 
@@ -139,7 +130,7 @@ def transposed_gradients(
     sums = _FilterSums(tiling, d_weight, geometry)
 
     def correlate(v: Tensor, parts: Parts) -> None:
-        tiles = _plan(_GradientTiles, x, tiling.f, parts, x.shape[3])
+        tiles = plan(GradientTiles, x, tiling.f, parts, x.shape[3])
         tiles.read(x, parts)
         sums.add(tiles.planes(), v)
 
@@ -199,14 +190,12 @@ class _FilterSums:
     `turned`: of the filters turned by 180 degrees.
     """
 
-    def __init__(
-        self, tiling: _Tiling, weight: Tensor, geometry: Geometry, *, turned: bool = False
-    ) -> None:
+    def __init__(self, tiling: _Tiling, weight: Tensor, geometry: Geometry, *, turned: bool = False) -> None:
         self.O, C = weight.shape[:2]
         self.f, self.stride, self.turned = tiling.f, geometry.stride[0], turned
         self.channels = self.stride**2 * C
         shape = tiling.parts, self.f.inputs**2, self.O, self.channels
-        self.sums = local_workspace(__name__).empty("sums", shape, weight).zero_()
+        self.sums = scratch().empty("sums", shape, weight).zero_()
 
     def add(self, a: Tensor, b: Tensor) -> None:
         """Adds a^T b, for planes (parts places, tiles, O) and (parts places, tiles, s s C)."""
@@ -223,14 +212,14 @@ class _FilterSums:
         if s == 1:
             d_weight.view(O * C, -1).addmm_(d_filters.view(-1, O * C).T, transform)
             return
-        taps = local_workspace(__name__).empty("products", (r * r, O * s * s * C), d_weight)
+        taps = scratch().empty("products", (r * r, O * s * s * C), d_weight)
         torch.mm(transform.T, d_filters.view(len(transform), -1), out=taps)
         # (row, column of the tap, O, row, column of the phase, C) -> (O, C, r s, r s)
         d_weight.view(O, C, r, s, r, s).add_(taps.view(r, r, O, s, s, C).permute(2, 5, 0, 3, 1, 4))
 
 
 def _transform(f: MinimalFilter, like: Tensor, *, turned: bool) -> Tensor:
-    """G (x) G, (inputs^2, taps^2): both transforms of a filter at once, or of the filter turned by 180 degrees."""
+    """G (x) G, (inputs^2, taps^2): both transforms of a filter at once; `turned`: by 180 degrees before."""
     g = matrices(f, like).filter
     both = torch.kron(g, g)
     return both.flip(1) if turned else both
@@ -241,7 +230,7 @@ def _filters(weight: Tensor, geometry: Geometry, tiling: _Tiling, *, turned: boo
     by 180 degrees, C and O exchanged."""
     O, C = weight.shape[:2]
     s, r, count = geometry.stride[0], tiling.f.taps, tiling.parts
-    workspace, transform = local_workspace(__name__), _transform(tiling.f, weight, turned=turned)
+    workspace, transform = scratch(), _transform(tiling.f, weight, turned=turned)
     by_tap = weight.reshape(O, C, r, s, r, s).permute(2, 4, 3, 5, 1, 0)  # (r, r, s, s, C, O)
     if turned:
         by_tap = by_tap.permute(0, 1, 5, 2, 3, 4)  # (r, r, O, s, s, C)
@@ -309,180 +298,20 @@ def _output_tiles(
     geometry: Geometry,
     f: MinimalFilter,
     correlate: Correlate | None,
-) -> "_OutputTiles":
+) -> OutputTiles:
     """The outputs of all tiles of all parts."""
     inputs, outputs = filters.shape[2:]
     v = _input_planes(x, parts, geometry, f)
     if correlate is not None:
         correlate(v, parts)
-    tiles = _plan(_OutputTiles, x, f, parts, outputs)
+    tiles = plan(OutputTiles, x, f, parts, outputs)
     torch.bmm(v, filters[: parts.count].view(-1, inputs, outputs), out=tiles.m)
-    tiles.transform()
     return tiles
-
-
-PlanOfTiles = TypeVar("PlanOfTiles")
-
-
-def _plan(
-    make: Callable[..., PlanOfTiles], like: Tensor, f: MinimalFilter, parts: Parts, *channels: int
-) -> PlanOfTiles:
-    """Views of scratch memory for the tiles of such parts."""
-    size = parts.count, parts.pictures, parts.rows, parts.columns
-    return local_workspace(__name__).plan(make, like, f, size, *channels)
 
 
 def _input_planes(x: Tensor, parts: Parts, geometry: Geometry, f: MinimalFilter) -> Tensor:
     """V (parts places, tiles, channels) of all tiles of all parts."""
-    phases = geometry.stride[0] ** 2
-    return _plan(_InputPlanes, x, f, parts, phases * x.shape[3], phases).read(x, parts, geometry)
-
-
-TileCount = tuple[int, int, int, int]
-"""Parts, and the pictures, rows and columns of tiles in each: (p, n, th, tw)."""
-
-
-class _InputPlanes:
-    """V = B^T d B of the windows of (p, n, th, tw) tiles."""
-
-    def __init__(
-        self, workspace: Workspace, like: Tensor, f: MinimalFilter, tiles: TileCount, channels: int, phases: int
-    ) -> None:
-        (p, n, th, tw), k, o = tiles, f.inputs, f.outputs
-        pixels = workspace.empty("pixels", (p, n, th * o + k - o, tw * o + k - o, channels), like)
-        self.together = windows_of_phases(pixels, phases)
-        self.apart = [windows_of_phases(part, phases) for part in pixels.split(1)]
-        sp, sn, sh, sw, sc = pixels.stride()
-        strides = (sp, sh, sw, sn, o * sh, o * sw, sc)
-        self.windows = pixels.as_strided((p, k, k, n, th, tw, channels), strides)
-        self.d = workspace.empty("planes", tuple(self.windows.shape), like)
-        v, half = self.d.view(p, k, k, -1), workspace.empty("products", (p, k, k, n * th * tw * channels), like)
-        self.transform = Transform(matrices(f, like).input, v, half, v)
-        self.v, self.outputs = v.view(p * k * k, n * th * tw, channels), o
-
-    def read(self, x: Tensor, parts: Parts, geometry: Geometry) -> Tensor:
-        """V (p places, tiles, channels) of the padded pictures, or their phases."""
-        row, pictures, phases = parts.first_row * self.outputs, parts.whole(x), geometry.all_phases
-        if parts.column_step == 0:
-            copy_phases(pictures, row, parts.first_column * self.outputs, geometry, phases, self.together)
-        else:
-            for j, (picture, windows) in enumerate(zip(pictures, self.apart, strict=True)):
-                column = parts.column(j) * self.outputs
-                copy_phases(picture[None], row, column, geometry, phases, windows)
-        self.d.copy_(self.windows)
-        self.transform()
-        return self.v
-
-
-class _OutputTiles:
-    """Y = A^T M A of (p, n, th, tw) tiles, for the M (p places, tiles, channels) that a product leaves in `m`."""
-
-    def __init__(
-        self, workspace: Workspace, like: Tensor, f: MinimalFilter, tiles: TileCount, channels: int
-    ) -> None:
-        (p, n, th, tw), k, o = tiles, f.inputs, f.outputs
-        size = n * th * tw * channels
-        self.m = workspace.empty("products", (p * k * k, n * th * tw, channels), like)
-        half = workspace.empty("planes", (p, o, k, size), like)
-        y = workspace.empty("products", (p, o, o, size), like)
-        self.transform = Transform(matrices(f, like).output, self.m.view(p, k, k, size), half, y)
-        self.tiles = _in_pictures(y.view(p, o, o, n, th, tw, channels))
-        self.whole = workspace.empty("pixels", (p, n, th * o, tw * o, channels), like)
-
-    def write(self, y: Tensor, parts: Parts, bias: Tensor | None, join: Join) -> None:
-        """Y + bias (O,) goes to the pictures y (N, H, W, O)."""
-        pieces = [*parts.pieces(y, self.tiles.shape[3])]
-        if len(pieces) == 1 and pieces[0][1].shape == self.whole.shape and (join is WRITE or bias is None):
-            self._put(pieces[0][1], bias, join)
-            return
-        self.pictures(bias)
-        for some, piece in pieces:
-            join.put(piece, self.whole[some, :, : piece.shape[2], : piece.shape[3]])
-
-    def pictures(self, bias: Tensor | None) -> Tensor:
-        """Y + bias as pictures in scratch memory, (p, n, th outputs, tw outputs, O)."""
-        self._put(self.whole, bias, WRITE)
-        return self.whole
-
-    def _put(self, pictures: Tensor, bias: Tensor | None, join: Join) -> None:
-        """Y goes to pictures, or Y + bias is written there."""
-        target = _by_tile(pictures, self.tiles.shape[3])
-        if bias is None:
-            join.put(target, self.tiles)
-        else:
-            torch.add(self.tiles, bias, out=target)
-
-
-class _GradientTiles:
-    """A D A^T of (p, n, th, tw) tiles D: what their gradient by Y = A^T M A is by M."""
-
-    def __init__(
-        self, workspace: Workspace, like: Tensor, f: MinimalFilter, tiles: TileCount, channels: int
-    ) -> None:
-        (p, n, th, tw), k, o = tiles, f.inputs, f.outputs
-        size = n * th * tw * channels
-        d = workspace.empty("products", (p, o, o, size), like)
-        half = workspace.empty("pixels", (p, k, o, size), like)
-        m = workspace.empty("products", (p, k, k, size), like)
-        self.transform = Transform(matrices(f, like).output.T, d, half, m)
-        self.tiles, self.outputs = _in_pictures(d.view(p, o, o, n, th, tw, channels)), o
-        self.whole = workspace.empty("pixels", (p, n, th * o, tw * o, channels), like)
-        self.pixels, self.m = d.view(p, -1, channels), m.view(p * k * k, n * th * tw, channels)
-
-    def read(self, pictures: Tensor, parts: Parts) -> None:
-        """Takes pixels (N, H, W, O), with zeros where they end before the tiles do."""
-        pieces = [*parts.pieces(pictures, self.outputs)]
-        source = pieces[0][1]
-        if len(pieces) > 1 or source.shape != self.whole.shape:
-            source = self.whole.zero_()
-            for some, piece in pieces:
-                source[some, :, : piece.shape[2], : piece.shape[3]].copy_(piece)
-        self.tiles.copy_(_by_tile(source, self.outputs))
-
-    def read_phases(self, x: Tensor, parts: Parts, origin: Pair, geometry: Geometry) -> None:
-        """Takes phases of padded pictures `x` (N, H, W, C), from a place on."""
-        if geometry.stride == (1, 1):
-            self.read(x, parts)
-            return
-        pictures, phases = parts.whole(x), geometry.all_phases
-        for some, column in parts.by_column():
-            place = origin[0] + parts.first_row * self.outputs, origin[1] + column * self.outputs
-            windows = windows_of_phases(self.whole[some], len(phases))
-            copy_phases(pictures[some], *place, geometry, phases, windows)
-        self.tiles.copy_(_by_tile(self.whole, self.outputs))
-
-    def planes(self) -> Tensor:
-        """(p places, tiles, channels) of what was read."""
-        self.transform()
-        return self.m
-
-
-class Transform:
-    """A matrix (b, a) on rows and columns of planes: from (p, a, a, size) to (p, b, b, size).
-
-    `half` has room for (p, b, a, size); the result may lie where the planes do.
-    """
-
-    def __init__(self, matrix: Tensor, source: Tensor, half: Tensor, target: Tensor) -> None:
-        (p, a, _, size), b = source.shape, len(matrix)
-        self.first = matrix.expand(p, b, a), source.view(p, a, a * size), half.view(p, b, a * size)
-        self.second = matrix.expand(p * b, b, a), half.view(p * b, a, size), target.view(p * b, b, size)
-
-    def __call__(self) -> None:
-        multiply_planes(*self.first)
-        multiply_planes(*self.second)
-
-
-def _in_pictures(tiles: Tensor) -> Tensor:
-    """(p, row, column, n, th, tw, O) as (p, n, th, row, tw, column, O): a view."""
-    return tiles.permute(0, 3, 4, 1, 5, 2, 6)
-
-
-def _by_tile(pictures: Tensor, outputs: int) -> Tensor:
-    """(p, n, H, W, O) as (p, n, th, row, tw, column, O): a view."""
-    p, n, H, W, O = pictures.shape
-    s = pictures.stride()
-    return pictures.as_strided(
-        (p, n, H // outputs, outputs, W // outputs, outputs, O),
-        (s[0], s[1], outputs * s[2], s[2], outputs * s[3], s[3], s[4]),
-    )
+    phases = len(geometry.all_phases)
+    tiles = plan(InputTiles, x, f, parts, phases * x.shape[3], phases)
+    tiles.read(x, parts, geometry)
+    return tiles.planes()

@@ -1,0 +1,197 @@
+"""Tiles of pictures and their transforms, in scratch memory: what Winograd's kernel does beside products.
+
+A tile is m x m pixels, as many as a minimal filter F(m, r) has outputs; its window is (m + r - 1)^2 of them.
+Pixels are copied plane by plane, those of all tiles at one place of a tile or window to one plane. Then a
+transform of rows and columns is two products of a small matrix with planes as long as a chunk has tiles and
+channels, which cost little more than copying them does.
+
+The views that this takes are made once for all chunks of a size.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from denoise_cli.nn.kernels.chunks import Workspace, local_workspace
+from denoise_cli.nn.kernels.geometry import Geometry, Pair, copy_phases, windows_of_phases
+from denoise_cli.nn.kernels.joining import WRITE, Join
+from denoise_cli.nn.kernels.minimal_filters import MinimalFilter, matrices
+from denoise_cli.nn.kernels.parts import Parts
+from denoise_cli.nn.kernels.products import multiply_planes
+
+TileCount = tuple[int, int, int, int]
+"""Parts, and the pictures, rows and columns of tiles in each: (p, n, th, tw)."""
+
+Tiles = TypeVar("Tiles")
+
+
+def scratch() -> Workspace:
+    """The scratch memory of this thread: "pixels" of pictures, "planes" and "products" of them; the kernel
+    has more."""
+    return local_workspace(__name__)
+
+
+def plan(
+    make: Callable[..., Tiles], like: Tensor, f: MinimalFilter, parts: Parts, channels: int, *more: int
+) -> Tiles:
+    """Such tiles for such parts."""
+    count = parts.count, parts.pictures, parts.rows, parts.columns
+    return scratch().plan(make, like, f, count, channels, *more)
+
+
+class InputTiles:
+    """Windows d of (p, n, th, tw) tiles, and V = B^T d B. V is in "planes"; the rest is free then."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        like: Tensor,
+        f: MinimalFilter,
+        tiles: TileCount,
+        channels: int,
+        phases: int,
+    ) -> None:
+        (p, n, th, tw), k, o = tiles, f.inputs, f.outputs
+        pixels = workspace.empty("pixels", (p, n, th * o + k - o, tw * o + k - o, channels), like)
+        self._together = [windows_of_phases(pixels, phases)]
+        self._apart = [windows_of_phases(pixels[j : j + 1], phases) for j in range(p)]
+        sp, sn, sh, sw, sc = pixels.stride()
+        size, strides = (p, k, k, n, th, tw, channels), (sp, sh, sw, sn, o * sh, o * sw, sc)
+        self._windows, self._d = pixels.as_strided(size, strides), workspace.empty("planes", size, like)
+        half = workspace.empty("products", (p, k, k, n * th * tw * channels), like)
+        self._transform = _Transform(matrices(f, like).input, self._d.view(half.shape), half, self._d)
+        self._v, self._side = self._d.view(p * k * k, n * th * tw, channels), o
+
+    def read(self, x: Tensor, parts: Parts, geometry: Geometry) -> None:
+        """Takes the windows of padded pictures (N, H, W, C), or their phases."""
+        pictures, phases, row = parts.whole(x), geometry.all_phases, parts.first_row * self._side
+        memory = self._together if parts.column_step == 0 else self._apart
+        for (some, column), windows in zip(parts.by_column(), memory, strict=True):
+            copy_phases(pictures[some], row, column * self._side, geometry, phases, windows)
+        self._d.copy_(self._windows)
+
+    def planes(self) -> Tensor:
+        """V (p places, tiles, channels) of what was read."""
+        self._transform()
+        return self._v
+
+
+class OutputTiles:
+    """Y = A^T M A of (p, n, th, tw) tiles, for an M that is left in `m`, (p places, tiles, channels).
+
+    M is in "products", and V no longer wanted.
+    """
+
+    def __init__(
+        self, workspace: Workspace, like: Tensor, f: MinimalFilter, tiles: TileCount, channels: int
+    ) -> None:
+        (p, n, th, tw), k, o = tiles, f.inputs, f.outputs
+        size = n * th * tw * channels
+        self.m = workspace.empty("products", (p * k * k, n * th * tw, channels), like)
+        half = workspace.empty("planes", (p, o, k, size), like)
+        y = workspace.empty("products", (p, o, o, size), like)
+        self._transform = _Transform(matrices(f, like).output, self.m.view(p, k, k, size), half, y)
+        self._tiles, self._side = _in_pictures(y.view(p, o, o, n, th, tw, channels)), o
+        self._whole = workspace.empty("pixels", (p, n, th * o, tw * o, channels), like)
+
+    def write(self, y: Tensor, parts: Parts, bias: Tensor | None, join: Join) -> None:
+        """Y + bias (O,) goes to the pictures y (N, H, W, O)."""
+        pieces = [*parts.pieces(y, self._side)]
+        if pieces[0][1].shape == self._whole.shape and (join is WRITE or bias is None):
+            self._put(pieces[0][1], bias, join)
+            return
+        whole = self.pictures(bias)
+        for some, piece in pieces:
+            join.put(piece, whole[some, :, : piece.shape[2], : piece.shape[3]])
+
+    def pictures(self, bias: Tensor | None) -> Tensor:
+        """Y + bias as pictures in scratch memory, (p, n, th outputs, tw outputs, O)."""
+        self._put(self._whole, bias, WRITE)
+        return self._whole
+
+    def _put(self, pictures: Tensor, bias: Tensor | None, join: Join) -> None:
+        """Y goes to pictures, or Y + bias is written there."""
+        self._transform()
+        target = _by_tile(pictures, self._side)
+        if bias is None:
+            join.put(target, self._tiles)
+        else:
+            torch.add(self._tiles, bias, out=target)
+
+
+class GradientTiles:
+    """A D A^T of (p, n, th, tw) tiles D, in "products": the gradient by M, if D is that by Y = A^T M A."""
+
+    def __init__(
+        self, workspace: Workspace, like: Tensor, f: MinimalFilter, tiles: TileCount, channels: int
+    ) -> None:
+        (p, n, th, tw), k, o = tiles, f.inputs, f.outputs
+        size = n * th * tw * channels
+        d = workspace.empty("products", (p, o, o, size), like)
+        half = workspace.empty("pixels", (p, k, o, size), like)
+        m = workspace.empty("products", (p, k, k, size), like)
+        self._transform = _Transform(matrices(f, like).output.T, d, half, m)
+        self._tiles, self._side = _in_pictures(d.view(p, o, o, n, th, tw, channels)), o
+        self._whole = workspace.empty("pixels", (p, n, th * o, tw * o, channels), like)
+        self._pixels, self._m = d.view(p, -1, channels), m.view(p * k * k, n * th * tw, channels)
+
+    def read(self, pictures: Tensor, parts: Parts) -> None:
+        """Takes pixels (N, H, W, C), with zeros where they end before the tiles do."""
+        pieces = [*parts.pieces(pictures, self._side)]
+        source = pieces[0][1]
+        if source.shape != self._whole.shape:
+            source = self._whole.zero_()
+            for some, piece in pieces:
+                source[some, :, : piece.shape[2], : piece.shape[3]].copy_(piece)
+        self._tiles.copy_(_by_tile(source, self._side))
+
+    def read_phases(self, x: Tensor, parts: Parts, origin: Pair, geometry: Geometry) -> None:
+        """Takes phases of padded pictures (N, H, W, C), from a place on."""
+        pictures, phases = parts.whole(x), geometry.all_phases
+        for some, column in parts.by_column():
+            place = origin[0] + parts.first_row * self._side, origin[1] + column * self._side
+            windows = windows_of_phases(self._whole[some], len(phases))
+            copy_phases(pictures[some], *place, geometry, phases, windows)
+        self._tiles.copy_(_by_tile(self._whole, self._side))
+
+    def sum(self) -> Tensor:
+        """The sum over all pixels that were read, (channels,); each part is summed by itself."""
+        return self._pixels.sum(1).sum(0)
+
+    def planes(self) -> Tensor:
+        """A D A^T (p places, tiles, channels) of what was read."""
+        self._transform()
+        return self._m
+
+
+class _Transform:
+    """A matrix (b, a) on rows and columns of planes: from (p, a, a, size) to (p, b, b, size).
+
+    `half` has room for (p, b, a, size); the result may lie where the planes do.
+    """
+
+    def __init__(self, matrix: Tensor, source: Tensor, half: Tensor, target: Tensor) -> None:
+        (p, a, _, size), b = source.shape, len(matrix)
+        self._rows = matrix.expand(p, b, a), source.view(p, a, a * size), half.view(p, b, a * size)
+        self._columns = matrix.expand(p * b, b, a), half.view(p * b, a, size), target.view(p * b, b, size)
+
+    def __call__(self) -> None:
+        multiply_planes(*self._rows)
+        multiply_planes(*self._columns)
+
+
+def _in_pictures(tiles: Tensor) -> Tensor:
+    """(p, row, column, n, th, tw, C) as (p, n, th, row, tw, column, C): a view."""
+    return tiles.permute(0, 3, 4, 1, 5, 2, 6)
+
+
+def _by_tile(pictures: Tensor, side: int) -> Tensor:
+    """(p, n, H, W, C) as (p, n, th, row, tw, column, C): a view."""
+    p, n, H, W, C = pictures.shape
+    s = pictures.stride()
+    return pictures.as_strided(
+        (p, n, H // side, side, W // side, side, C),
+        (s[0], s[1], side * s[2], s[2], side * s[3], s[3], s[4]),
+    )
