@@ -109,11 +109,13 @@ def gradients(
     before."""
     tiling = _tiling_of_inputs(dx, dy, geometry)
     sums = _FilterSums(tiling, d_weight, geometry, turned=True)
-    top, left = tiling.origin
 
     def correlate(v: Tensor, parts: Parts) -> None:
         tiles = plan(GradientTiles, x, tiling.f, parts, sums.channels)
-        tiles.read_phases(x, parts, (top, left), geometry)
+        if geometry.stride == (1, 1):
+            tiles.read(x, parts)
+        else:
+            tiles.read_phases(x, parts, tiling.origin, geometry)
         sums.add(v, tiles.planes())
 
     _convolve_back(dy, weight, None, geometry, tiling, dx, join, correlate)
