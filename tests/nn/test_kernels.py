@@ -235,6 +235,24 @@ def test_both_gradients_at_once(
     assert max(errors(found, expected)) < 1e-12
 
 
+@pytest.mark.parametrize(("kernel", "g"), CASES)
+def test_stated_error_of_both_gradients_at_once(
+    kernel: ModuleType, g: Geometry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    monkeypatch.setattr(kernels, "choose", lambda *_: kernel)
+    case = random_case(g, 2, 64, 48, (21, 18), torch.float32)
+    y, dx, dw, db = theirs(*(t.double() for t in case), g)
+    x, w, b, dy = case
+    d_weight, d_bias, d_weight_2 = torch.zeros_like(w), torch.zeros_like(b), torch.zeros_like(w)
+    xs, dys = torch.empty_like(pictures(x)), torch.empty_like(pictures(dy))
+    kernels.gradients(pictures(x), pictures(dy), w, d_weight, d_bias, g, xs)
+    kernels.transposed_gradients(pictures(dy), pictures(x), w, d_weight_2, g, dys)
+    found = [t.double() for t in (xs, d_weight, d_bias, dys, d_weight_2)]
+    expected = [pictures(dx), dw, db, pictures(y - b.double()[:, None, None]), dw]
+    assert max(errors(found, expected)) < 4e-6
+
+
 @pytest.mark.parametrize(("kernel", "groups"), [(columns, 1), (shifted, 1), (depthwise, 8)])
 def test_sums_over_many_chunks_of_bfloat16_are_exact(kernel: ModuleType, groups: int) -> None:
     """In bfloat16 itself, what one more chunk adds to 256 others would be lost."""
