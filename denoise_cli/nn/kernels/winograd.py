@@ -41,7 +41,7 @@ from denoise_cli.nn.kernels.geometry import Geometry, Map, Pair, copy_to_phases,
 from denoise_cli.nn.kernels.joining import Join
 from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_2, F_4_3, MinimalFilter, matrices
 from denoise_cli.nn.kernels.parts import Parts, in_parts
-from denoise_cli.nn.kernels.products import products_are_cheap
+from denoise_cli.nn.kernels.products import multiply_planes, products_are_cheap
 from denoise_cli.nn.kernels.tiles import GradientTiles, InputTiles, OutputTiles, plan, scratch
 
 FILTERS = {3: (F_4_3,), 2: (F_3_2, F_4_2)}
@@ -197,26 +197,25 @@ class _FilterSums:
         self.O, C = weight.shape[:2]
         self.f, self.stride, self.turned = tiling.f, geometry.stride[0], turned
         self.channels = self.stride**2 * C
-        shape = tiling.parts, self.f.inputs**2, self.O, self.channels
+        shape = tiling.parts * self.f.inputs**2, self.O, self.channels
         self.sums = scratch().empty("sums", shape, weight).zero_()
 
     def add(self, a: Tensor, b: Tensor) -> None:
         """Adds a^T b, for planes (parts places, tiles, O) and (parts places, tiles, s s C)."""
-        parts = len(a) // self.f.inputs**2
-        self.sums[:parts].view(-1, self.O, self.channels).baddbmm_(a.transpose(1, 2), b)
+        self.sums[: len(a)].baddbmm_(a.transpose(1, 2), b)
 
     def add_to(self, d_weight: Tensor) -> None:
         """Adds G^T dU G of every filter to dL/dweight."""
         (O, C), (r, s) = d_weight.shape[:2], (self.f.taps, self.stride)
-        d_filters = self.sums[0]
-        for others in self.sums[1:]:
-            d_filters.add_(others)
+        d_filters, *others = torch.split(self.sums, self.f.inputs**2)
+        for other in others:
+            d_filters.add_(other)
         transform = _transform(self.f, d_weight, turned=self.turned)
         if s == 1:
             d_weight.view(O * C, -1).addmm_(d_filters.view(-1, O * C).T, transform)
             return
-        taps = scratch().empty("products", (r * r, O * s * s * C), d_weight)
-        torch.mm(transform.T, d_filters.view(len(transform), -1), out=taps)
+        taps = scratch().empty("products", (1, r * r, O * s * s * C), d_weight)
+        multiply_planes(transform.T[None], d_filters.view(1, len(transform), -1), taps)
         # (row, column of the tap, O, row, column of the phase, C) -> (O, C, r s, r s)
         d_weight.view(O, C, r, s, r, s).add_(taps.view(r, r, O, s, s, C).permute(2, 5, 0, 3, 1, 4))
 
@@ -229,7 +228,7 @@ def _transform(f: MinimalFilter, like: Tensor, *, turned: bool) -> Tensor:
 
 
 def _filters(weight: Tensor, geometry: Geometry, tiling: _Tiling, *, turned: bool = False) -> Tensor:
-    """U (parts, places, s s C, O) = G g G^T of every filter, once for each part; `turned`: of filters turned
+    """U (parts places, s s C, O) = G g G^T of every filter, once for each part; `turned`: of filters turned
     by 180 degrees, C and O exchanged."""
     O, C = weight.shape[:2]
     s, r, count = geometry.stride[0], tiling.f.taps, tiling.parts
@@ -239,9 +238,9 @@ def _filters(weight: Tensor, geometry: Geometry, tiling: _Tiling, *, turned: boo
         by_tap = by_tap.permute(0, 1, 5, 2, 3, 4)  # (r, r, O, s, s, C)
     taps = workspace.empty("products", tuple(by_tap.shape), weight).copy_(by_tap)
     filters = workspace.empty("filters", (count, len(transform), taps[0, 0].numel()), weight)
-    torch.mm(transform, taps.view(r * r, -1), out=filters[0])
+    multiply_planes(transform[None], taps.view(1, r * r, -1), filters[:1])
     filters[1:].copy_(filters[:1].expand(count - 1, -1, -1))
-    return filters.view(count, -1, O, s * s * C) if turned else filters.view(count, -1, s * s * C, O)
+    return filters.view(-1, O, s * s * C) if turned else filters.view(-1, s * s * C, O)
 
 
 Correlate = Callable[[Tensor, Parts], None]
@@ -303,12 +302,11 @@ def _output_tiles(
     correlate: Correlate | None,
 ) -> OutputTiles:
     """The outputs of all tiles of all parts."""
-    inputs, outputs = filters.shape[2:]
     v = _input_planes(x, parts, geometry, f)
     if correlate is not None:
         correlate(v, parts)
-    tiles = plan(OutputTiles, x, f, parts, outputs)
-    torch.bmm(v, filters[: parts.count].view(-1, inputs, outputs), out=tiles.m)
+    tiles = plan(OutputTiles, x, f, parts, filters.shape[2])
+    torch.bmm(v, filters[: len(v)], out=tiles.m)
     return tiles
 
 
