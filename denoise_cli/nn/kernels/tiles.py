@@ -55,21 +55,17 @@ class InputTiles:
     ) -> None:
         (p, n, th, tw), k, o = tiles, f.inputs, f.outputs
         pixels = workspace.empty("pixels", (p, n, th * o + k - o, tw * o + k - o, channels), like)
-        self._together = [windows_of_phases(pixels, phases)]
-        self._apart = [windows_of_phases(pixels[j : j + 1], phases) for j in range(p)]
+        self._pixels = _Phases(pixels, phases, o)
         sp, sn, sh, sw, sc = pixels.stride()
         size, strides = (p, k, k, n, th, tw, channels), (sp, sh, sw, sn, o * sh, o * sw, sc)
         self._windows, self._d = pixels.as_strided(size, strides), workspace.empty("planes", size, like)
         half = workspace.empty("products", (p, k, k, n * th * tw * channels), like)
         self._transform = _Transform(matrices(f, like).input, self._d.view(half.shape), half, self._d)
-        self._v, self._side = self._d.view(p * k * k, n * th * tw, channels), o
+        self._v = self._d.view(p * k * k, n * th * tw, channels)
 
     def read(self, x: Tensor, parts: Parts, geometry: Geometry) -> None:
         """Takes the windows of padded pictures (N, H, W, C), or their phases."""
-        pictures, phases, row = parts.whole(x), geometry.all_phases, parts.first_row * self._side
-        memory = self._together if parts.column_step == 0 else self._apart
-        for (some, column), windows in zip(parts.by_column(), memory, strict=True):
-            copy_phases(pictures[some], row, column * self._side, geometry, phases, windows)
+        self._pixels.read(x, parts, (0, 0), geometry)
         self._d.copy_(self._windows)
 
     def planes(self) -> Tensor:
@@ -125,7 +121,13 @@ class GradientTiles:
     """A D A^T of (p, n, th, tw) tiles D, in "products": the gradient by M, if D is that by Y = A^T M A."""
 
     def __init__(
-        self, workspace: Workspace, like: Tensor, f: MinimalFilter, tiles: TileCount, channels: int
+        self,
+        workspace: Workspace,
+        like: Tensor,
+        f: MinimalFilter,
+        tiles: TileCount,
+        channels: int,
+        phases: int = 1,
     ) -> None:
         (p, n, th, tw), k, o = tiles, f.inputs, f.outputs
         size = n * th * tw * channels
@@ -135,6 +137,7 @@ class GradientTiles:
         self._transform = _Transform(matrices(f, like).output.T, d, half, m)
         self._tiles, self._side = _in_pictures(d.view(p, o, o, n, th, tw, channels)), o
         self._whole = workspace.empty("pixels", (p, n, th * o, tw * o, channels), like)
+        self._phases = _Phases(self._whole, phases, o)
         self._pixels, self._m = d.view(p, -1, channels), m.view(p * k * k, n * th * tw, channels)
 
     def read(self, pictures: Tensor, parts: Parts) -> None:
@@ -149,11 +152,7 @@ class GradientTiles:
 
     def read_phases(self, x: Tensor, parts: Parts, origin: Pair, geometry: Geometry) -> None:
         """Takes phases of padded pictures (N, H, W, C), from a place on."""
-        pictures, phases = parts.whole(x), geometry.all_phases
-        for some, column in parts.by_column():
-            place = origin[0] + parts.first_row * self._side, origin[1] + column * self._side
-            windows = windows_of_phases(self._whole[some], len(phases))
-            copy_phases(pictures[some], *place, geometry, phases, windows)
+        self._phases.read(x, parts, origin, geometry)
         self._tiles.copy_(_by_tile(self._whole, self._side))
 
     def sum(self) -> Tensor:
@@ -164,6 +163,22 @@ class GradientTiles:
         """A D A^T (p places, tiles, channels) of what was read."""
         self._transform()
         return self._m
+
+
+class _Phases:
+    """Scratch pictures (p, n, height, width, phases C) that begin where tiles of `side` pixels do."""
+
+    def __init__(self, memory: Tensor, phases: int, side: int) -> None:
+        self._together = [windows_of_phases(memory, phases)]
+        self._apart = [windows_of_phases(memory[j : j + 1], phases) for j in range(len(memory))]
+        self._side = side
+
+    def read(self, x: Tensor, parts: Parts, origin: Pair, geometry: Geometry) -> None:
+        """Takes phases of padded pictures (N, H, W, C); the first tile begins at the place `origin`."""
+        pictures, phases, row = parts.whole(x), geometry.all_phases, origin[0] + parts.first_row * self._side
+        memory = self._together if parts.column_step == 0 else self._apart
+        for (some, column), windows in zip(parts.by_column(), memory, strict=True):
+            copy_phases(pictures[some], row, origin[1] + column * self._side, geometry, phases, windows)
 
 
 class _Transform:

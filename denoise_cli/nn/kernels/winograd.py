@@ -111,7 +111,7 @@ def gradients(
     sums = _FilterSums(tiling, d_weight, geometry, turned=True)
 
     def correlate(v: Tensor, parts: Parts) -> None:
-        tiles = plan(GradientTiles, x, tiling.f, parts, sums.channels)
+        tiles = plan(GradientTiles, x, tiling.f, parts, sums.channels, len(geometry.all_phases))
         if geometry.stride == (1, 1):
             tiles.read(x, parts)
         else:
