@@ -324,11 +324,12 @@ def test_forcing_a_kernel_where_it_does_not_fit_falls_back(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("f", [F_4_3, F_4_2, F_3_2], ids=["F(4,3)", "F(4,2)", "F(3,2)"])
 def test_minimal_filters_are_convolutions(f: MinimalFilter) -> None:
-    """y = A^T [(G g) * (B^T d)] is the correlation of d with g."""
-    d, g = torch.randn(f.inputs, dtype=torch.float64), torch.randn(f.taps, dtype=torch.float64)
+    """Y = A^T [(G g G^T) * (B^T d B)] A is the correlation of d with g."""
+    d, g = (torch.randn(side, side, dtype=torch.float64) for side in (f.inputs, f.taps))
     m = matrices(f, d)
-    y = m.output @ ((m.filter @ g) * (m.input @ d))
-    torch.testing.assert_close(y, functional.conv1d(d[None, None], g[None, None])[0, 0])
+    y = m.outputs @ ((m.filters @ g.flatten()) * (m.input @ d @ m.input.T).flatten())
+    expected = functional.conv2d(d[None, None], g[None, None]).flatten()
+    torch.testing.assert_close(y, expected)
 
 
 def test_memory_is_used_again_but_never_shared() -> None:

@@ -34,7 +34,14 @@ from denoise_cli.nn.kernels.geometry import (
 )
 from denoise_cli.nn.kernels.joining import Join
 from denoise_cli.nn.kernels.parts import in_parts
-from denoise_cli.nn.kernels.products import factor, factor_type, multiply, products_are_cheap, sums_of
+from denoise_cli.nn.kernels.products import (
+    factor,
+    factor_type,
+    multiply,
+    products_are_cheap,
+    sum_of_pixels,
+    sums_of,
+)
 
 FEW = 12
 """Channels up to which columns are worth it: of what is gathered, or rows of a tap of what is spread."""
@@ -89,7 +96,7 @@ def weight_gradient(
     else:
         d_weight.add_(_column_products(dy, x, _turned(geometry)).flip(1, 2).permute(3, 0, 1, 2))
     if d_bias is not None:
-        d_bias.add_(dy.sum((0, 1, 2)))
+        d_bias.add_(sum_of_pixels(dy))
 
 
 def shares_gradients(which: Map, geometry: Geometry, channels: int, out_channels: int, dy: Tensor) -> bool:
@@ -115,7 +122,7 @@ def gradients(
     products = _gather_for_both(dy, matrix, x, _turned(geometry), dx, join)
     d_weight.add_(products.flip(1, 2).permute(3, 0, 1, 2))
     if d_bias is not None:
-        d_bias.add_(dy.sum((0, 1, 2)))
+        d_bias.add_(sum_of_pixels(dy))
 
 
 def transposed_gradients(

@@ -39,14 +39,14 @@ class MinimalFilter:
 
 @dataclass(frozen=True)
 class Matrices:
-    """The three matrices of a minimal filter."""
+    """The three matrices of a minimal filter; those of rows and columns at once are Kronecker products."""
 
     input: Tensor
     """B^T (inputs, inputs)."""
-    filter: Tensor
-    """G (inputs, taps)."""
-    output: Tensor
-    """A^T (outputs, inputs)."""
+    filters: Tensor
+    """G (x) G (inputs^2, taps^2)."""
+    outputs: Tensor
+    """A^T (x) A^T (outputs^2, inputs^2)."""
 
 
 def matrices(f: MinimalFilter, like: Tensor) -> Matrices:
@@ -63,7 +63,7 @@ def _matrices(f: MinimalFilter, dtype: torch.dtype, device: torch.device) -> Mat
     outputs = [p ** np.arange(f.outputs) for p in points]
     rows = inputs, [*filters, np.eye(f.taps)[-1]], [*outputs, np.eye(f.outputs)[-1]]
     b, g, a = (torch.tensor(np.array(some), dtype=dtype, device=device) for some in rows)
-    return Matrices(b, g, a.T.contiguous())
+    return Matrices(b, torch.kron(g, g), torch.kron(a.T, a.T))
 
 
 A = math.sqrt(0.5)

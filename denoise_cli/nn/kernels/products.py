@@ -68,6 +68,12 @@ def sums_of(like: Tensor, *shape: int) -> Tensor:
     return like.new_zeros(shape, dtype=torch.promote_types(like.dtype, torch.float32))
 
 
+def sum_of_pixels(dy: Tensor) -> Tensor:
+    """The sum over all pixels of pictures (N, H, W, C), (C,): of each picture by itself, as threads share
+    them out."""
+    return dy.sum((1, 2)).sum(0, dtype=torch.promote_types(dy.dtype, torch.float32))
+
+
 def factor_type(like: Tensor) -> torch.dtype:
     """What the factors of products are rounded to by the kernels: bfloat16, or `like`'s own type."""
     return _mode.dtype or like.dtype

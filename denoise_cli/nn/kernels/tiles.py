@@ -2,8 +2,9 @@
 
 A tile is m x m pixels, as many as a minimal filter F(m, r) has outputs; its window is (m + r - 1)^2 of them.
 Pixels are copied plane by plane, those of all tiles at one place of a tile or window to one plane. Then a
-transform of rows and columns is two products of a small matrix with planes as long as a chunk has tiles and
-channels, which cost little more than copying them does.
+transform is a product of a small matrix with planes as long as a chunk has tiles and channels, which costs
+little more than copying them does: one of rows and columns at once for outputs, and one each for windows,
+whose matrix for both has three times the products.
 
 The views that this takes are made once for all chunks of a size.
 """
@@ -57,10 +58,13 @@ class InputTiles:
         pixels = workspace.empty("pixels", (p, n, th * o + k - o, tw * o + k - o, channels), like)
         self._pixels = _Phases(pixels, phases, o)
         sp, sn, sh, sw, sc = pixels.stride()
-        size, strides = (p, k, k, n, th, tw, channels), (sp, sh, sw, sn, o * sh, o * sw, sc)
-        self._windows, self._d = pixels.as_strided(size, strides), workspace.empty("planes", size, like)
-        half = workspace.empty("products", (p, k, k, n * th * tw * channels), like)
-        self._transform = _Transform(matrices(f, like).input, self._d.view(half.shape), half, self._d)
+        shape, strides = (p, k, k, n, th, tw, channels), (sp, sh, sw, sn, o * sh, o * sw, sc)
+        self._windows, self._d = pixels.as_strided(shape, strides), workspace.empty("planes", shape, like)
+        size = n * th * tw * channels
+        half, matrix = workspace.empty("products", (p, k, k * size), like), matrices(f, like).input
+        by_column = half.view(p * k, k, size), self._d.view(p * k, k, size)
+        self._rows = matrix.expand(p, k, k), self._d.view(p, k, k * size), half
+        self._columns = matrix.expand(p * k, k, k), *by_column
         self._v = self._d.view(p * k * k, n * th * tw, channels)
 
     def read(self, x: Tensor, parts: Parts, geometry: Geometry) -> None:
@@ -70,7 +74,8 @@ class InputTiles:
 
     def planes(self) -> Tensor:
         """V (p places, tiles, channels) of what was read."""
-        self._transform()
+        multiply_planes(*self._rows)
+        multiply_planes(*self._columns)
         return self._v
 
 
@@ -84,11 +89,9 @@ class OutputTiles:
         self, workspace: Workspace, like: Tensor, f: MinimalFilter, tiles: TileCount, channels: int
     ) -> None:
         (p, n, th, tw), k, o = tiles, f.inputs, f.outputs
-        size = n * th * tw * channels
         self.m = workspace.empty("products", (p * k * k, n * th * tw, channels), like)
-        half = workspace.empty("planes", (p, o, k, size), like)
-        y = workspace.empty("products", (p, o, o, size), like)
-        self._transform = _Transform(matrices(f, like).output, self.m.view(p, k, k, size), half, y)
+        y = workspace.empty("planes", (p, o * o, n * th * tw * channels), like)
+        self._transform = matrices(f, like).outputs.expand(p, -1, -1), self.m.view(p, k * k, -1), y
         self._tiles, self._side = _in_pictures(y.view(p, o, o, n, th, tw, channels)), o
         self._whole = workspace.empty("pixels", (p, n, th * o, tw * o, channels), like)
 
@@ -109,7 +112,7 @@ class OutputTiles:
 
     def _put(self, pictures: Tensor, bias: Tensor | None, join: Join) -> None:
         """Y goes to pictures, or Y + bias is written there."""
-        self._transform()
+        multiply_planes(*self._transform)
         target = _by_tile(pictures, self._side)
         if bias is None:
             join.put(target, self._tiles)
@@ -131,12 +134,11 @@ class GradientTiles:
     ) -> None:
         (p, n, th, tw), k, o = tiles, f.inputs, f.outputs
         size = n * th * tw * channels
-        d = workspace.empty("products", (p, o, o, size), like)
-        half = workspace.empty("pixels", (p, k, o, size), like)
-        m = workspace.empty("products", (p, k, k, size), like)
-        self._transform = _Transform(matrices(f, like).output.T, d, half, m)
+        d = workspace.empty("pixels", (p, o * o, size), like)
+        m = workspace.empty("products", (p, k * k, size), like)
+        self._transform = matrices(f, like).outputs.T.expand(p, -1, -1), d, m
         self._tiles, self._side = _in_pictures(d.view(p, o, o, n, th, tw, channels)), o
-        self._whole = workspace.empty("pixels", (p, n, th * o, tw * o, channels), like)
+        self._whole = workspace.empty("products", (p, n, th * o, tw * o, channels), like)
         self._phases = _Phases(self._whole, phases, o)
         self._pixels, self._m = d.view(p, -1, channels), m.view(p * k * k, n * th * tw, channels)
 
@@ -161,7 +163,7 @@ class GradientTiles:
 
     def planes(self) -> Tensor:
         """A D A^T (p places, tiles, channels) of what was read."""
-        self._transform()
+        multiply_planes(*self._transform)
         return self._m
 
 
@@ -179,22 +181,6 @@ class _Phases:
         memory = self._together if parts.column_step == 0 else self._apart
         for (some, column), windows in zip(parts.by_column(), memory, strict=True):
             copy_phases(pictures[some], row, origin[1] + column * self._side, geometry, phases, windows)
-
-
-class _Transform:
-    """A matrix (b, a) on rows and columns of planes: from (p, a, a, size) to (p, b, b, size).
-
-    `half` has room for (p, b, a, size); the result may lie where the planes do.
-    """
-
-    def __init__(self, matrix: Tensor, source: Tensor, half: Tensor, target: Tensor) -> None:
-        (p, a, _, size), b = source.shape, len(matrix)
-        self._rows = matrix.expand(p, b, a), source.view(p, a, a * size), half.view(p, b, a * size)
-        self._columns = matrix.expand(p * b, b, a), half.view(p * b, a, size), target.view(p * b, b, size)
-
-    def __call__(self) -> None:
-        multiply_planes(*self._rows)
-        multiply_planes(*self._columns)
 
 
 def _in_pictures(tiles: Tensor) -> Tensor:

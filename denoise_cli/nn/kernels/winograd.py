@@ -41,7 +41,7 @@ from denoise_cli.nn.kernels.geometry import Geometry, Map, Pair, copy_to_phases,
 from denoise_cli.nn.kernels.joining import Join
 from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_2, F_4_3, MinimalFilter, matrices
 from denoise_cli.nn.kernels.parts import Parts, in_parts
-from denoise_cli.nn.kernels.products import multiply_planes, products_are_cheap
+from denoise_cli.nn.kernels.products import multiply_planes, products_are_cheap, sum_of_pixels
 from denoise_cli.nn.kernels.tiles import GradientTiles, InputTiles, OutputTiles, plan, scratch
 
 FILTERS = {3: (F_4_3,), 2: (F_3_2, F_4_2)}
@@ -121,7 +121,7 @@ def gradients(
     _convolve_back(dy, weight, None, geometry, tiling, dx, join, correlate)
     sums.add_to(d_weight)
     if d_bias is not None:
-        d_bias.add_(dy.sum((0, 1, 2)))
+        d_bias.add_(sum_of_pixels(dy))
 
 
 def transposed_gradients(
@@ -207,24 +207,18 @@ class _FilterSums:
     def add_to(self, d_weight: Tensor) -> None:
         """Adds G^T dU G of every filter to dL/dweight."""
         (O, C), (r, s) = d_weight.shape[:2], (self.f.taps, self.stride)
-        d_filters, *others = torch.split(self.sums, self.f.inputs**2)
-        for other in others:
-            d_filters.add_(other)
-        transform = _transform(self.f, d_weight, turned=self.turned)
-        if s == 1:
-            d_weight.view(O * C, -1).addmm_(d_filters.view(-1, O * C).T, transform)
-            return
+        parts = len(self.sums) // self.f.inputs**2
+        transform = _transform(self.f, d_weight, turned=self.turned).T.repeat(1, parts)
         taps = scratch().empty("products", (1, r * r, O * s * s * C), d_weight)
-        multiply_planes(transform.T[None], d_filters.view(1, len(transform), -1), taps)
+        multiply_planes(transform[None], self.sums.view(1, -1, taps.shape[2]), taps)
         # (row, column of the tap, O, row, column of the phase, C) -> (O, C, r s, r s)
         d_weight.view(O, C, r, s, r, s).add_(taps.view(r, r, O, s, s, C).permute(2, 5, 0, 3, 1, 4))
 
 
 def _transform(f: MinimalFilter, like: Tensor, *, turned: bool) -> Tensor:
-    """G (x) G, (inputs^2, taps^2): both transforms of a filter at once; `turned`: by 180 degrees before."""
-    g = matrices(f, like).filter
-    both = torch.kron(g, g)
-    return both.flip(1) if turned else both
+    """G (x) G, (inputs^2, taps^2); `turned`: of filters turned by 180 degrees."""
+    transform = matrices(f, like).filters
+    return transform.flip(1) if turned else transform
 
 
 def _filters(weight: Tensor, geometry: Geometry, tiling: _Tiling, *, turned: bool = False) -> Tensor:

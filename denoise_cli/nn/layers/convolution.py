@@ -9,6 +9,7 @@ from denoise_cli.nn import kernels, layout
 from denoise_cli.nn.kernels import depthwise, memory
 from denoise_cli.nn.kernels.geometry import Geometry, Pair
 from denoise_cli.nn.kernels.joining import ADD, WRITE, Join
+from denoise_cli.nn.kernels.products import sum_of_pixels
 from denoise_cli.nn.module import Module, Parameter, Shape, ShapeError
 
 
@@ -87,7 +88,7 @@ class Transposed(Convolution):
         dy, kernel = to_pictures(dy), self.kernel()
         d_kernel = torch.zeros_like(kernel)
         if self.bias is not None:
-            self.bias.grad.add_(dy.sum((0, 1, 2)))
+            self.bias.grad.add_(sum_of_pixels(dy))
         if self.needs_input_gradient and onto is not None and self.groups == 1:
             dx = to_pictures(onto)
             kernels.transposed_gradients(x, dy, kernel, d_kernel, self.geometry, dx, join)
