@@ -15,7 +15,7 @@ from torch import Tensor
 
 from denoise_cli.nn.kernels.memory import ALIGNMENT
 
-CHUNK = 2 * 1024 * 1024
+CHUNK = 3 * 1024 * 1024
 """Bytes that the intermediates of a chunk take, for each thread: few enough to stay in cache, enough for the
 fixed cost of a tensor operation, a few microseconds, and of a product's packing not to matter."""
 

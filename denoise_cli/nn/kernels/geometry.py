@@ -107,9 +107,8 @@ class Window:
             return []
         if self.memory.device.type != "cpu" or not _has_pixels(rows, columns):
             return [self.memory]
-        (a, b), (c, d) = rows, columns
-        sides = ((0, a), (0, width)), ((b, height), (0, width)), (rows, (0, c)), (rows, (d, width))
-        return [_rectangle(self.memory, *side) for side in sides if _has_pixels(*side)]
+        between = _rectangle(self.memory, rows, (0, width))
+        return [*_ends(self.memory, -3, *rows), *_ends(between, -2, *columns)]
 
 
 def _has_pixels(rows: Pair, columns: Pair) -> bool:
@@ -121,6 +120,17 @@ def _rectangle(t: Tensor, rows: Pair, columns: Pair) -> Tensor:
     *strides, sh, sw, sc = t.stride()
     size = *t.shape[:-3], rows[1] - rows[0], columns[1] - columns[0], t.shape[-1]
     return t.as_strided(size, (*strides, sh, sw, sc), t.storage_offset() + rows[0] * sh + columns[0] * sw)
+
+
+def _ends(t: Tensor, dim: int, first: int, last: int) -> list[Tensor]:
+    """What a dimension has before `first` and from `last` on; as one view where both are equally long."""
+    length, start = t.shape[dim] - last, t.storage_offset()
+    if first == length > 0:
+        shape, strides = list(t.shape), list(t.stride())
+        shape[dim] = length
+        return [t.as_strided((2, *shape), (last * strides[dim], *strides), start)]
+    ends = t.narrow(dim, 0, first), t.narrow(dim, last, length)
+    return [end for end in ends if end.shape[dim] > 0]
 
 
 def copy_window(x: Tensor, top: int, left: int, out: Tensor) -> Tensor:

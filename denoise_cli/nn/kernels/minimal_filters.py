@@ -45,6 +45,8 @@ class Matrices:
     """B^T (inputs, inputs)."""
     filters: Tensor
     """G (x) G (inputs^2, taps^2)."""
+    turned_filters: Tensor
+    """That of filters turned by 180 degrees."""
     outputs: Tensor
     """A^T (x) A^T (outputs^2, inputs^2)."""
 
@@ -63,7 +65,8 @@ def _matrices(f: MinimalFilter, dtype: torch.dtype, device: torch.device) -> Mat
     outputs = [p ** np.arange(f.outputs) for p in points]
     rows = inputs, [*filters, np.eye(f.taps)[-1]], [*outputs, np.eye(f.outputs)[-1]]
     b, g, a = (torch.tensor(np.array(some), dtype=dtype, device=device) for some in rows)
-    return Matrices(b, torch.kron(g, g), torch.kron(a.T, a.T))
+    of_both = torch.kron(g, g)
+    return Matrices(b, of_both, of_both.flip(1), torch.kron(a.T, a.T))
 
 
 A = math.sqrt(0.5)

@@ -6,16 +6,14 @@ transform is a product of a small matrix with planes as long as a chunk has tile
 little more than copying them does: one of rows and columns at once for outputs, and one each for windows,
 whose matrix for both has three times the products.
 
-The views that this takes are made once for all chunks of a size.
+The scratch memory has "pixels" of pictures, "planes" and "products" of them; the kernel has more. The views
+that this takes are made once for all chunks of a size.
 """
-
-from collections.abc import Callable
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from denoise_cli.nn.kernels.chunks import Workspace, local_workspace
+from denoise_cli.nn.kernels.chunks import Workspace
 from denoise_cli.nn.kernels.geometry import Geometry, Pair, copy_phases, windows_of_phases
 from denoise_cli.nn.kernels.joining import WRITE, Join
 from denoise_cli.nn.kernels.minimal_filters import MinimalFilter, matrices
@@ -24,22 +22,6 @@ from denoise_cli.nn.kernels.products import multiply_planes
 
 TileCount = tuple[int, int, int, int]
 """Parts, and the pictures, rows and columns of tiles in each: (p, n, th, tw)."""
-
-Tiles = TypeVar("Tiles")
-
-
-def scratch() -> Workspace:
-    """The scratch memory of this thread: "pixels" of pictures, "planes" and "products" of them; the kernel
-    has more."""
-    return local_workspace(__name__)
-
-
-def plan(
-    make: Callable[..., Tiles], like: Tensor, f: MinimalFilter, parts: Parts, channels: int, *more: int
-) -> Tiles:
-    """Such tiles for such parts."""
-    count = parts.count, parts.pictures, parts.rows, parts.columns
-    return scratch().plan(make, like, f, count, channels, *more)
 
 
 class InputTiles:

@@ -31,18 +31,20 @@ Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVP
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from math import prod
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from denoise_cli.nn.kernels.chunks import threads
+from denoise_cli.nn.kernels.chunks import Workspace, chunk_size, local_workspace, threads
 from denoise_cli.nn.kernels.geometry import Geometry, Map, Pair, copy_to_phases, phase_range
 from denoise_cli.nn.kernels.joining import Join
 from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_2, F_4_3, MinimalFilter, matrices
 from denoise_cli.nn.kernels.parts import Parts, in_parts
 from denoise_cli.nn.kernels.products import multiply_planes, products_are_cheap, sum_of_pixels
-from denoise_cli.nn.kernels.tiles import GradientTiles, InputTiles, OutputTiles, plan, scratch
+from denoise_cli.nn.kernels.tiles import GradientTiles, InputTiles, OutputTiles
 
 FILTERS = {3: (F_4_3,), 2: (F_3_2, F_4_2)}
 """Minimal filters by their taps."""
@@ -81,8 +83,8 @@ def weight_gradient(
     tiling = _tiling_of_outputs(x, dy, geometry)
     sums = _FilterSums(tiling, d_weight, geometry)
     for parts in tiling.chunks:
-        v = _input_planes(x, parts, geometry, tiling.f)
-        tiles = plan(GradientTiles, dy, tiling.f, parts, dy.shape[3])
+        v = _input_planes(x, parts, geometry, tiling)
+        tiles = tiling.plan(GradientTiles, dy, parts, dy.shape[3])
         tiles.read(dy, parts)
         if d_bias is not None:
             d_bias.add_(tiles.sum())
@@ -111,7 +113,7 @@ def gradients(
     sums = _FilterSums(tiling, d_weight, geometry, turned=True)
 
     def correlate(v: Tensor, parts: Parts) -> None:
-        tiles = plan(GradientTiles, x, tiling.f, parts, sums.channels, len(geometry.all_phases))
+        tiles = tiling.plan(GradientTiles, x, parts, sums.channels, len(geometry.all_phases))
         if geometry.stride == (1, 1):
             tiles.read(x, parts)
         else:
@@ -132,7 +134,7 @@ def transposed_gradients(
     sums = _FilterSums(tiling, d_weight, geometry)
 
     def correlate(v: Tensor, parts: Parts) -> None:
-        tiles = plan(GradientTiles, x, tiling.f, parts, x.shape[3])
+        tiles = tiling.plan(GradientTiles, x, parts, x.shape[3])
         tiles.read(x, parts)
         sums.add(tiles.planes(), v)
 
@@ -140,13 +142,25 @@ def transposed_gradients(
     sums.add_to(d_weight)
 
 
+Tiles = TypeVar("Tiles")
+
+
 @dataclass(frozen=True)
 class _Tiling:
-    """Outputs of a minimal filter in tiles, from a place on that is the first in the picture, in chunks."""
+    """Outputs of a minimal filter in tiles, from a place on that is the first in the picture, in chunks, and
+    the scratch memory for them."""
 
+    workspace: Workspace
     f: MinimalFilter
     origin: Pair
     chunks: list[Parts]
+
+    def plan(
+        self, make: Callable[..., Tiles], like: Tensor, parts: Parts, channels: int, *more: int
+    ) -> Tiles:
+        """Such tiles for such parts."""
+        count = parts.count, parts.pictures, parts.rows, parts.columns
+        return self.workspace.plan(make, like, self.f, count, channels, *more)
 
     @property
     def parts(self) -> int:
@@ -170,7 +184,28 @@ def _tiling_of_inputs(x: Tensor, dy: Tensor, geometry: Geometry) -> _Tiling:
 def _tiling(
     like: Tensor, geometry: Geometry, rows: Pair, columns: Pair, channels: int, outputs: int
 ) -> _Tiling:
-    """Outputs from the first to the last + 1, by the minimal filter that takes the fewest products."""
+    """Outputs from the first to the last + 1.
+
+    Layers of one width share their scratch memory: beside the chunk, wide ones need much of it for filters.
+    """
+    workspace = local_workspace(f"{__name__} {channels} {outputs}")
+    limits = threads(like), chunk_size(like)
+    return workspace.plan(_cut, like, geometry, like.shape[0], rows, columns, channels, outputs, limits)
+
+
+def _cut(
+    workspace: Workspace,
+    like: Tensor,
+    geometry: Geometry,
+    pictures: int,
+    rows: Pair,
+    columns: Pair,
+    channels: int,
+    outputs: int,
+    limits: Pair,
+) -> _Tiling:
+    """A tiling by the minimal filter that takes the fewest products, kept for as long as threads and the size
+    of a chunk are the same."""
 
     def tiles(f: MinimalFilter) -> Pair:
         return -(-(rows[1] - rows[0]) // f.outputs), -(-(columns[1] - columns[0]) // f.outputs)
@@ -179,12 +214,12 @@ def _tiling(
         return prod(tiles(f)) * f.inputs**2
 
     f = min(FILTERS[geometry.kernel[0] // geometry.stride[0]], key=products)
-    (th, tw), N, widest = tiles(f), like.shape[0], max(channels, outputs)
+    (th, tw), widest = tiles(f), max(channels, outputs)
     intermediates = 2 * f.inputs**2 * widest  # of a tile: V, and M
-    are_many = N * th * tw >= 2 * threads(like) * widest
+    are_many = pictures * th * tw >= 2 * threads(like) * widest
     count = threads(like) if are_many else 1
-    chunks = in_parts(N, th, tw, intermediates, like, count, f.inputs**2 * channels * outputs)
-    return _Tiling(f, (rows[0], columns[0]), chunks)
+    chunks = in_parts(pictures, th, tw, intermediates, like, count, f.inputs**2 * channels * outputs)
+    return _Tiling(workspace, f, (rows[0], columns[0]), chunks)
 
 
 class _FilterSums:
@@ -195,30 +230,36 @@ class _FilterSums:
 
     def __init__(self, tiling: _Tiling, weight: Tensor, geometry: Geometry, *, turned: bool = False) -> None:
         self.O, C = weight.shape[:2]
-        self.f, self.stride, self.turned = tiling.f, geometry.stride[0], turned
+        self.stride, self.tiling = geometry.stride[0], tiling
         self.channels = self.stride**2 * C
-        shape = tiling.parts * self.f.inputs**2, self.O, self.channels
-        self.sums = scratch().empty("sums", shape, weight).zero_()
+        shape = tiling.parts * tiling.f.inputs**2, self.O, self.channels
+        self.sums, self.begun = tiling.workspace.empty("sums", shape, weight), False
+        self.transform = _adjoint(tiling.f, tiling.parts, weight.dtype, weight.device, turned=turned)
 
     def add(self, a: Tensor, b: Tensor) -> None:
-        """Adds a^T b, for planes (parts places, tiles, O) and (parts places, tiles, s s C)."""
-        self.sums[: len(a)].baddbmm_(a.transpose(1, 2), b)
+        """Adds a^T b, for planes (parts places, tiles, O) and (parts places, tiles, s s C), first for all
+        parts."""
+        some = self.sums[: len(a)]
+        torch.baddbmm(some, a.transpose(1, 2), b, beta=int(self.begun), out=some)
+        self.begun = True
 
     def add_to(self, d_weight: Tensor) -> None:
         """Adds G^T dU G of every filter to dL/dweight."""
-        (O, C), (r, s) = d_weight.shape[:2], (self.f.taps, self.stride)
-        parts = len(self.sums) // self.f.inputs**2
-        transform = _transform(self.f, d_weight, turned=self.turned).T.repeat(1, parts)
-        taps = scratch().empty("products", (1, r * r, O * s * s * C), d_weight)
-        multiply_planes(transform[None], self.sums.view(1, -1, taps.shape[2]), taps)
+        (O, C), (r, s) = d_weight.shape[:2], (self.tiling.f.taps, self.stride)
+        taps = self.tiling.workspace.empty("products", (1, r * r, O * s * s * C), d_weight)
+        multiply_planes(self.transform, self.sums.view(1, -1, taps.shape[2]), taps)
         # (row, column of the tap, O, row, column of the phase, C) -> (O, C, r s, r s)
         d_weight.view(O, C, r, s, r, s).add_(taps.view(r, r, O, s, s, C).permute(2, 5, 0, 3, 1, 4))
 
 
-def _transform(f: MinimalFilter, like: Tensor, *, turned: bool) -> Tensor:
-    """G (x) G, (inputs^2, taps^2); `turned`: of filters turned by 180 degrees."""
-    transform = matrices(f, like).filters
-    return transform.flip(1) if turned else transform
+@cache
+def _adjoint(
+    f: MinimalFilter, parts: int, dtype: torch.dtype, device: torch.device, *, turned: bool
+) -> Tensor:
+    """What transforms dU to dg and sums it over the parts: G^T (x) G^T once for each, (1, taps^2, parts
+    inputs^2); `turned`: of filters turned by 180 degrees."""
+    m = matrices(f, torch.empty(0, dtype=dtype, device=device))
+    return (m.turned_filters if turned else m.filters).T.repeat(1, parts)[None]
 
 
 def _filters(weight: Tensor, geometry: Geometry, tiling: _Tiling, *, turned: bool = False) -> Tensor:
@@ -226,7 +267,8 @@ def _filters(weight: Tensor, geometry: Geometry, tiling: _Tiling, *, turned: boo
     by 180 degrees, C and O exchanged."""
     O, C = weight.shape[:2]
     s, r, count = geometry.stride[0], tiling.f.taps, tiling.parts
-    workspace, transform = scratch(), _transform(tiling.f, weight, turned=turned)
+    workspace, m = tiling.workspace, matrices(tiling.f, weight)
+    transform = m.turned_filters if turned else m.filters
     by_tap = weight.reshape(O, C, r, s, r, s).permute(2, 4, 3, 5, 1, 0)  # (r, r, s, s, C, O)
     if turned:
         by_tap = by_tap.permute(0, 1, 5, 2, 3, 4)  # (r, r, O, s, s, C)
@@ -256,7 +298,7 @@ def _convolve(
     """The convolution with the filters of a weight, or with the turned ones."""
     filters = _filters(weight, geometry, tiling, turned=turned)
     for parts in tiling.chunks:
-        _output_tiles(x, filters, parts, geometry, tiling.f, correlate).write(y, parts, bias, join)
+        _output_tiles(x, filters, parts, geometry, tiling, correlate).write(y, parts, bias, join)
 
 
 def _convolve_back(
@@ -280,7 +322,7 @@ def _convolve_back(
     biases = None if bias is None else bias.repeat(s * s)
     of_phases = Geometry((f.taps, f.taps), padding=(back - top, back - left))
     for parts in tiling.chunks:
-        whole = _output_tiles(dy, filters, parts, of_phases, f, correlate).pictures(biases)
+        whole = _output_tiles(dy, filters, parts, of_phases, tiling, correlate).pictures(biases)
         phases, pictures = whole.view(*whole.shape[:-1], s * s, C), parts.whole(dx)
         for some, column in parts.by_column():
             place = top + parts.first_row * f.outputs, left + column * f.outputs
@@ -292,21 +334,21 @@ def _output_tiles(
     filters: Tensor,
     parts: Parts,
     geometry: Geometry,
-    f: MinimalFilter,
+    tiling: _Tiling,
     correlate: Correlate | None,
 ) -> OutputTiles:
     """The outputs of all tiles of all parts."""
-    v = _input_planes(x, parts, geometry, f)
+    v = _input_planes(x, parts, geometry, tiling)
     if correlate is not None:
         correlate(v, parts)
-    tiles = plan(OutputTiles, x, f, parts, filters.shape[2])
+    tiles = tiling.plan(OutputTiles, x, parts, filters.shape[2])
     torch.bmm(v, filters[: len(v)], out=tiles.m)
     return tiles
 
 
-def _input_planes(x: Tensor, parts: Parts, geometry: Geometry, f: MinimalFilter) -> Tensor:
+def _input_planes(x: Tensor, parts: Parts, geometry: Geometry, tiling: _Tiling) -> Tensor:
     """V (parts places, tiles, channels) of all tiles of all parts."""
     phases = len(geometry.all_phases)
-    tiles = plan(InputTiles, x, f, parts, phases * x.shape[3], phases)
+    tiles = tiling.plan(InputTiles, x, parts, phases * x.shape[3], phases)
     tiles.read(x, parts, geometry)
     return tiles.planes()
