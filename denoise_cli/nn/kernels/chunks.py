@@ -13,7 +13,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from denoise_cli.nn.kernels.memory import ALIGNMENT
+from denoise_cli.nn.kernels.memory import pages
+
+ALIGNMENT = 64
+"""Bytes that tensors in scratch memory begin at a multiple of: a line of the cache."""
 
 CHUNK = 3 * 1024 * 1024
 """Bytes that the intermediates of a chunk take, for each thread: few enough to stay in cache, enough for the
@@ -76,6 +79,7 @@ class Workspace:
         self._bytes: dict[Key, int] = {}
         self._buffers: dict[Key, Tensor] = {}
         self._plans: dict[Any, Any] = {}
+        self._places: dict[Key, int] = {}
         self._ends: dict[torch.device, int] = {}
 
     def empty(
@@ -111,21 +115,31 @@ class Workspace:
         return sum(size for key, size in self._bytes.items() if key[2] == device)
 
     def forget(self) -> None:
-        """Drops what lies in memory that is about to be replaced."""
+        """Drops what lies in memory that is about to be replaced; in the new one every name has its place."""
         self._buffers.clear()
         self._plans.clear()
         self._ends.clear()
+        for key, size in self._bytes.items():
+            self._append(key, size)
+
+    def _append(self, key: Key, size: int) -> None:
+        """Gives a name a place behind all others."""
+        device = key[2]
+        self._places[key] = self._ends.get(device, 0)
+        self._ends[device] = self._places[key] + size
 
     def _buffer(self, key: Key, size: int) -> Tensor:
-        """The memory of a name: `size` bytes or as many as it once took, behind what lies there already."""
+        """The memory of a name: `size` bytes, or as many as it once took."""
         size = max(-(-size // ALIGNMENT) * ALIGNMENT, self._bytes.get(key, 0))
-        self._bytes[key] = size
         _, dtype, device = key
-        block, end = self._scratch.blocks.get(device), self._ends.get(device, 0) + size
-        if block is None or end > block.numel():
-            block, end = self._scratch.lay_out(device), size
-        self._ends[device] = end
-        self._buffers[key] = block[end - size : end].view(dtype)
+        if size > self._bytes.get(key, 0):
+            self._bytes[key] = size
+            self._append(key, size)
+        block = self._scratch.blocks.get(device)
+        if block is None or self._ends[device] > block.numel():
+            block = self._scratch.lay_out(device)
+        place = self._places[key]
+        self._buffers[key] = block[place : place + size].view(dtype)
         return self._buffers[key]
 
 
@@ -147,9 +161,13 @@ class Scratch:
         for workspace in self.workspaces.values():
             workspace.forget()
         size = max(workspace.size(device) for workspace in self.workspaces.values())
-        self.blocks[device] = torch.empty(size, dtype=torch.uint8, device=device)
+        on_cpu = device.type == "cpu"
+        block = (
+            torch.from_numpy(pages(size)) if on_cpu else torch.empty(size, dtype=torch.uint8, device=device)
+        )
+        self.blocks[device] = block
         self.layout += 1
-        return self.blocks[device]
+        return block
 
 
 class _Thread(threading.local):

@@ -5,6 +5,8 @@ and every page of the next one is faulted in again, which costs as much as compu
 tensor has died waits for the next tensor of its size.
 """
 
+import mmap
+import os
 import threading
 import weakref
 from math import prod
@@ -22,7 +24,14 @@ SLACK = 1.15
 PATIENCE = 256
 """Blocks taken meanwhile after which a free one is let go: a few steps of training."""
 
-ALIGNMENT = 64
+
+def pages(size: int) -> np.ndarray:
+    """Bytes from the system, in pages of their own: they go back there when the array dies.
+
+    The C library would keep those of a few megabytes, in pieces that are of no use to the next larger block.
+    """
+    private = mmap.ACCESS_COPY if os.name == "posix" else mmap.ACCESS_WRITE  # not shared with a fork
+    return np.frombuffer(mmap.mmap(-1, size, access=private), np.uint8)
 
 
 class _Blocks:
@@ -40,7 +49,7 @@ class _Blocks:
             block = self._pop(size)
             if block is None:
                 self._make_room(size)
-                block = np.empty(size + ALIGNMENT, np.uint8)
+                block = pages(size)
             self._in_use += size
             self._peak = max(self._peak, self._in_use)
             return block
@@ -89,7 +98,6 @@ def empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
     if size < SMALL or like.device.type != "cpu":
         return torch.empty(shape, dtype=like.dtype, device=like.device)
     block = _blocks.take(size)
-    start = -block.ctypes.data % ALIGNMENT
-    view = block[start : start + size]
+    view = block[:]
     weakref.finalize(view, _blocks.give, size, block).atexit = False
     return torch.from_numpy(view).view(like.dtype).view(shape)
