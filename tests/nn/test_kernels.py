@@ -1,9 +1,10 @@
 """Every kernel against torch.nn.functional and autograd: values, gradients, error bounds, chunks, threads."""
 
-from collections.abc import Iterator
+from collections.abc import os
 from contextlib import contextmanager
 from types import ModuleType
 
+import Iterator
 import pytest
 import torch
 from hypothesis import given, settings
@@ -352,6 +353,17 @@ def test_memory_in_use_survives_letting_go() -> None:
     del gone
     memory.let_go()
     memory.empty((memory.SMALL,), like).fill_(2)
+    assert (held == 1).all()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_does_not_write_into_our_memory() -> None:
+    held = memory.empty((memory.SMALL,), torch.empty(0)).fill_(1)
+    child = os.fork()
+    if child == 0:
+        held.numpy()[:] = 2
+        os._exit(0)
+    os.waitpid(child, 0)
     assert (held == 1).all()
 
 

@@ -161,10 +161,10 @@ class Scratch:
         for workspace in self.workspaces.values():
             workspace.forget()
         size = max(workspace.size(device) for workspace in self.workspaces.values())
-        on_cpu = device.type == "cpu"
-        block = (
-            torch.from_numpy(pages(size)) if on_cpu else torch.empty(size, dtype=torch.uint8, device=device)
-        )
+        if device.type == "cpu":
+            block = torch.from_numpy(pages(size, huge=True))
+        else:
+            block = torch.empty(size, dtype=torch.uint8, device=device)
         self.blocks[device] = block
         self.layout += 1
         return block

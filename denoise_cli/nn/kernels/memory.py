@@ -9,6 +9,7 @@ import mmap
 import os
 import threading
 import weakref
+from contextlib import suppress
 from math import prod
 
 import numpy as np
@@ -25,13 +26,18 @@ PATIENCE = 256
 """Blocks taken meanwhile after which a free one is let go: a few steps of training."""
 
 
-def pages(size: int) -> np.ndarray:
+def pages(size: int, *, huge: bool = False) -> np.ndarray:
     """Bytes from the system, in pages of their own: they go back there when the array dies.
 
     The C library would keep those of a few megabytes, in pieces that are of no use to the next larger block.
+    `huge` pages suit what is used over and over: new ones take longer.
     """
     private = mmap.ACCESS_COPY if os.name == "posix" else mmap.ACCESS_WRITE  # not shared with a fork
-    return np.frombuffer(mmap.mmap(-1, size, access=private), np.uint8)
+    memory = mmap.mmap(-1, size, access=private)
+    if huge and hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # where the system has none
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.uint8)
 
 
 class _Blocks:
