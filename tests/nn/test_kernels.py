@@ -1,10 +1,10 @@
 """Every kernel against torch.nn.functional and autograd: values, gradients, error bounds, chunks, threads."""
 
-from collections.abc import os
+import os
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
-import Iterator
 import pytest
 import torch
 from hypothesis import given, settings
