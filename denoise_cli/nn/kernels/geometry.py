@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -40,7 +41,7 @@ class Geometry:
             (size[1] + 2 * self.padding[1] - extent[1]) // self.stride[1] + 1,
         )
 
-    @property
+    @cached_property
     def all_phases(self) -> list[Pair]:
         """The places of a pixel within a stride, row by row."""
         return [(u, v) for u in range(self.stride[0]) for v in range(self.stride[1])]

@@ -12,6 +12,7 @@ shares are the parts, whatever it does within each.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import groupby
 
 from torch import Tensor
@@ -45,11 +46,17 @@ class Parts:
         """The first column of a part."""
         return self.first_column + part * self.column_step
 
+    @cached_property
     def by_column(self) -> list[tuple[slice, int]]:
         """The parts that begin at the same column, and that column: all, or each by itself."""
         if self.column_step == 0:
             return [(slice(None), self.first_column)]
         return [(slice(j, j + 1), self.column(j)) for j in range(self.count)]
+
+    @cached_property
+    def size(self) -> tuple[int, int, int, int]:
+        """Parts, and the pictures, rows and columns of tiles in each."""
+        return self.count, self.pictures, self.rows, self.columns
 
     def whole(self, t: Tensor) -> Tensor:
         """The pictures of each part, (count, pictures, H, W, C): a view of `t` (N, H, W, C)."""

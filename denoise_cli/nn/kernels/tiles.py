@@ -10,12 +10,11 @@ The scratch memory has "pixels" of pictures, "planes" and "products" of them; th
 that this takes are made once for all chunks of a size.
 """
 
-import torch
 from torch import Tensor
 
 from denoise_cli.nn.kernels.chunks import Workspace
 from denoise_cli.nn.kernels.geometry import Geometry, Pair, copy_phases, windows_of_phases
-from denoise_cli.nn.kernels.joining import WRITE, Join
+from denoise_cli.nn.kernels.joining import Join
 from denoise_cli.nn.kernels.minimal_filters import MinimalFilter, matrices
 from denoise_cli.nn.kernels.parts import Parts
 from denoise_cli.nn.kernels.products import multiply_planes
@@ -75,13 +74,15 @@ class OutputTiles:
         y = workspace.empty("planes", (p, o * o, n * th * tw * channels), like)
         self._transform = matrices(f, like).outputs.expand(p, -1, -1), self.m.view(p, k * k, -1), y
         self._tiles, self._side = _in_pictures(y.view(p, o, o, n, th, tw, channels)), o
+        self._y = y.view(-1, channels)
         self._whole = workspace.empty("pixels", (p, n, th * o, tw * o, channels), like)
 
     def write(self, y: Tensor, parts: Parts, bias: Tensor | None, join: Join) -> None:
-        """Y + bias (O,) goes to the pictures y (N, H, W, O)."""
+        """Y + bias (O,) is joined with the pictures y (N, H, W, O)."""
         pieces = [*parts.pieces(y, self._side)]
-        if pieces[0][1].shape == self._whole.shape and (join is WRITE or bias is None):
-            self._put(pieces[0][1], bias, join)
+        if pieces[0][1].shape == self._whole.shape:
+            self._add_up(bias)
+            join.put(_by_tile(pieces[0][1], self._side), self._tiles)
             return
         whole = self.pictures(bias)
         for some, piece in pieces:
@@ -89,17 +90,15 @@ class OutputTiles:
 
     def pictures(self, bias: Tensor | None) -> Tensor:
         """Y + bias as pictures in scratch memory, (p, n, th outputs, tw outputs, O)."""
-        self._put(self._whole, bias, WRITE)
+        self._add_up(bias)
+        _by_tile(self._whole, self._side).copy_(self._tiles)
         return self._whole
 
-    def _put(self, pictures: Tensor, bias: Tensor | None, join: Join) -> None:
-        """Y goes to pictures, or Y + bias is written there."""
+    def _add_up(self, bias: Tensor | None) -> None:
+        """Makes the planes of Y + bias."""
         multiply_planes(*self._transform)
-        target = _by_tile(pictures, self._side)
-        if bias is None:
-            join.put(target, self._tiles)
-        else:
-            torch.add(self._tiles, bias, out=target)
+        if bias is not None:
+            self._y.add_(bias)
 
 
 class GradientTiles:
@@ -161,7 +160,7 @@ class _Phases:
         """Takes phases of padded pictures (N, H, W, C); the first tile begins at the place `origin`."""
         pictures, phases, row = parts.whole(x), geometry.all_phases, origin[0] + parts.first_row * self._side
         memory = self._together if parts.column_step == 0 else self._apart
-        for (some, column), windows in zip(parts.by_column(), memory, strict=True):
+        for (some, column), windows in zip(parts.by_column, memory, strict=True):
             copy_phases(pictures[some], row, origin[1] + column * self._side, geometry, phases, windows)
 
 

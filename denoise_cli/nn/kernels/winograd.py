@@ -159,8 +159,7 @@ class _Tiling:
         self, make: Callable[..., Tiles], like: Tensor, parts: Parts, channels: int, *more: int
     ) -> Tiles:
         """Such tiles for such parts."""
-        count = parts.count, parts.pictures, parts.rows, parts.columns
-        return self.workspace.plan(make, like, self.f, count, channels, *more)
+        return self.workspace.plan(make, like, self.f, parts.size, channels, *more)
 
     @property
     def parts(self) -> int:
@@ -324,7 +323,7 @@ def _convolve_back(
     for parts in tiling.chunks:
         whole = _output_tiles(dy, filters, parts, of_phases, tiling, correlate).pictures(biases)
         phases, pictures = whole.view(*whole.shape[:-1], s * s, C), parts.whole(dx)
-        for some, column in parts.by_column():
+        for some, column in parts.by_column:
             place = top + parts.first_row * f.outputs, left + column * f.outputs
             copy_to_phases(phases[some], *place, geometry, geometry.all_phases, pictures[some], join)
 
