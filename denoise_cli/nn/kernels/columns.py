@@ -254,11 +254,14 @@ def _columns(x: Tensor, first: int, last: int, OW: int, geometry: Geometry, work
     (parts, n), C = x.shape[:2], x.shape[4]
     (kh, kw), (sh, sw) = geometry.kernel, geometry.stride
     height, width = (last - first - 1) * sh + kh, (OW - 1) * sw + kw
-    window = workspace.empty("window", (parts, n, height, width, C), x, factor_type(x))
-    copy_window(x, first * sh - geometry.padding[0], -geometry.padding[1], window)
-    row = width * C
+    if geometry.padding == (0, 0) and factor_type(x) == x.dtype:
+        window = x[:, :, first * sh :]
+    else:
+        window = workspace.empty("window", (parts, n, height, width, C), x, factor_type(x))
+        copy_window(x, first * sh - geometry.padding[0], -geometry.padding[1], window)
+    part, picture, row, _, _ = window.stride()
     # kw neighbouring pixels of C channels are contiguous
-    strides = (n * height * row, height * row, sh * row, sw * C, row, 1)
+    strides = (part, picture, sh * row, sw * C, row, 1)
     windows = window.as_strided((parts, n, last - first, OW, kh, kw * C), strides)
     columns = workspace.empty("columns", (parts, n, last - first, OW, kh, kw * C), window)
     copy_wide(windows, columns)

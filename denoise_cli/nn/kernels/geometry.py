@@ -175,6 +175,12 @@ def copy_to_phases(
     """The way back: phases (..., height, width, phases, C) go to pictures `x` (..., H, W, C), from place
     (top, left) on."""
     (sh, sw), (height, width) = geometry.stride, source.shape[-4:-2]
+    if geometry.padding == (0, 0) and len(phases) == sh * sw:
+        whole = x[..., top * sh : (top + height) * sh, left * sw : (left + width) * sw, :]
+        if whole.shape[-3:-1] == (height * sh, width * sw):
+            by_phase = whole.unflatten(-2, (width, sw)).unflatten(-4, (height, sh))
+            join.put(by_phase, source.unflatten(-2, (sh, sw)).movedim(-3, -4))
+            return
     for k, (u, v) in enumerate(phases):
         (y0, dy), (x0, dx) = geometry.in_picture(u, 0), geometry.in_picture(v, 1)
         target = x[..., y0::sh, x0::sw, :]

@@ -20,6 +20,7 @@ Error: that of a direct sum, about 1e-6 of the largest output in float32.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -55,6 +56,10 @@ class Group:
         """(taps C, O) of a weight (O, C, kh, kw)."""
         return torch.cat([weight[:, :, i, j].T for i, j in self.taps])
 
+    def turned_matrix(self, weight: Tensor) -> Tensor:
+        """(O, taps C), the transpose."""
+        return torch.cat([weight[:, :, i, j] for i, j in self.taps], dim=1)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -70,6 +75,7 @@ class Plan:
         return max(g.offset[0] for g in self.groups), max(g.offset[1] for g in self.groups)
 
 
+@cache
 def plan(geometry: Geometry) -> Plan:
     """Phases in use, and taps grouped by offset and runs of neighbouring phases."""
     (sh, sw), (dh, dw) = geometry.stride, geometry.dilation
@@ -154,7 +160,7 @@ def input_gradient(
     (hy, hx), size = steps.halo, (dx.shape[1], dx.shape[2])
     (q0, q1), (c0, c1) = phase_range(geometry, size, 0), phase_range(geometry, size, 1)
     weight = factor(weight, "weight", workspace)
-    matrices = [group.matrix(weight).T.contiguous() for group in steps.groups]
+    matrices = [group.turned_matrix(weight) for group in steps.groups]
     channels = len(steps.phases) * C
     chunks = chunks_of_rows(N, q1 - q0, (c1 - c0 + hx) * max(channels, O), dy)
     for pictures, first, last in chunks:
