@@ -178,8 +178,8 @@ def copy_to_phases(
     if geometry.padding == (0, 0) and len(phases) == sh * sw:
         whole = x[..., top * sh : (top + height) * sh, left * sw : (left + width) * sw, :]
         if whole.shape[-3:-1] == (height * sh, width * sw):
-            by_phase = whole.unflatten(-2, (width, sw)).unflatten(-4, (height, sh))
-            join.put(by_phase, source.unflatten(-2, (sh, sw)).movedim(-3, -4))
+            by_phase = whole.view(*x.shape[:-3], height, sh, width, sw, -1)
+            join.put(by_phase, source.view(*source.shape[:-2], sh, sw, -1).movedim(-3, -4))
             return
     for k, (u, v) in enumerate(phases):
         (y0, dy), (x0, dx) = geometry.in_picture(u, 0), geometry.in_picture(v, 1)
