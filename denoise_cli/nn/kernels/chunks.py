@@ -18,7 +18,7 @@ from denoise_cli.nn.kernels.memory import pages
 ALIGNMENT = 64
 """Bytes that tensors in scratch memory begin at a multiple of: a line of the cache."""
 
-CHUNK = 3 * 1024 * 1024
+CHUNK = 4 * 1024 * 1024
 """Bytes that the intermediates of a chunk take, for each thread: few enough to stay in cache, enough for the
 fixed cost of a tensor operation, a few microseconds, and of a product's packing not to matter."""
 
@@ -44,15 +44,16 @@ def chunk_size(like: Tensor, beside: int = 0) -> int:
 def chunks_of_rows(
     pictures: int, rows: int, values_per_row: int, like: Tensor, beside: int = 0
 ) -> list[Chunk]:
-    """Cuts `pictures` x `rows` into chunks: bands of rows of one picture, or several whole pictures.
+    """Cuts `pictures` x `rows` into chunks near the target: bands of rows of one picture, or several whole
+    pictures.
 
     On an accelerator, which has no such cache, one chunk is everything.
     """
     if like.device.type != "cpu":
         return [(slice(0, pictures), 0, rows)]
     target, picture = chunk_size(like, beside), rows * values_per_row
-    if 2 * picture <= target:
-        count = -(-pictures * picture // target)
+    if 3 * picture <= 2 * target:
+        count = max(1, round(pictures * picture / target))
         step = -(-pictures // count)  # chunks of equal size
         return [(slice(n, min(n + step, pictures)), 0, rows) for n in range(0, pictures, step)]
     step = -(-rows // max(1, round(picture / target)))

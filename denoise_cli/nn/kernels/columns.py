@@ -142,7 +142,7 @@ def _gather_for_both(
     matrix, sums = factor(matrix, "matrix", workspace), sums_of(t, count, O, kh * kw * C)
     for parts in in_parts(N, H, W, max(_columns_width(kh * kw * C, t), O), t, count):
         first, last = parts.first_row, parts.first_row + parts.rows
-        columns = _columns(parts.whole(t), first, last, W, geometry, workspace)
+        columns = _columns(parts.whole(t), first, last, W, geometry, workspace, O)
         _add_products(parts.whole(pixels)[:, :, first:last], columns, sums, workspace)
         target = parts.whole(result)[:, :, first:last]
         out = workspace.empty("window", tuple(target.shape), t)  # which has been copied
@@ -171,7 +171,7 @@ def _gather(
     matrix = factor(weight.permute(2, 3, 1, 0).reshape(-1, O), "matrix", workspace)
     chunks = chunks_of_rows(N, OH, OW * max(_columns_width(matrix.shape[0], x), O), x)
     for pictures, first, last in chunks:
-        (columns,) = _columns(x[None, pictures], first, last, OW, geometry, workspace)
+        (columns,) = _columns(x[None, pictures], first, last, OW, geometry, workspace, O)
         target = y[pictures, first:last].view(-1, O)
         out = target if join.finish else workspace.empty("window", tuple(target.shape), x)
         multiply(columns, matrix, out, workspace, plus=bias)
@@ -196,10 +196,11 @@ def _spread(
     for pictures, first, last in chunks:
         part = dy[pictures]
         n, height = part.shape[0], last - first + rh - 1
+        pixels = n * height * width
+        workspace.empty("window", (few, pixels), dy)  # for later: see `_columns`
+        added = workspace.empty("columns", (rh * rw, few, pixels), dy)
         window = workspace.empty("window", (n, height, width, O), dy)
         copy_window(part, top + first - (rh - 1), left - (rw - 1), window)
-        pixels = n * height * width
-        added = workspace.empty("columns", (rh * rw, few, pixels), dy)
         torch.mm(taps, window.view(pixels, O).T, out=added.view(-1, pixels))
         # the last places see beyond the window: what they would sum is cut off below
         count = pixels - (rh - 1) * width - (rw - 1)
@@ -249,11 +250,19 @@ def _columns_width(values: int, x: Tensor) -> int:
     return width // 2 if factors == torch.bfloat16 else width
 
 
-def _columns(x: Tensor, first: int, last: int, OW: int, geometry: Geometry, workspace: Workspace) -> Tensor:
-    """One row for each output pixel of `x` (parts, n, H, W, C), its window: (parts, n rows OW, kh kw C)."""
+def _columns(
+    x: Tensor, first: int, last: int, OW: int, geometry: Geometry, workspace: Workspace, outputs: int = 0
+) -> Tensor:
+    """One row for each output pixel of `x` (parts, n, H, W, C), its window: (parts, n rows OW, kh kw C).
+
+    "window" has room for so many outputs of each pixel later.
+    """
     (parts, n), C = x.shape[:2], x.shape[4]
     (kh, kw), (sh, sw) = geometry.kernel, geometry.stride
     height, width = (last - first - 1) * sh + kh, (OW - 1) * sw + kw
+    # asked for before anything lies in this memory: what did not fit would move with both in use
+    workspace.empty("window", (parts, n, last - first, OW, outputs), x)
+    columns = workspace.empty("columns", (parts, n, last - first, OW, kh, kw * C), x, factor_type(x))
     if geometry.padding == (0, 0) and factor_type(x) == x.dtype:
         window = x[:, :, first * sh :]
     else:
@@ -263,6 +272,5 @@ def _columns(x: Tensor, first: int, last: int, OW: int, geometry: Geometry, work
     # kw neighbouring pixels of C channels are contiguous
     strides = (part, picture, sh * row, sw * C, row, 1)
     windows = window.as_strided((parts, n, last - first, OW, kh, kw * C), strides)
-    columns = workspace.empty("columns", (parts, n, last - first, OW, kh, kw * C), window)
     copy_wide(windows, columns)
     return columns.view(parts, -1, kh * kw * C)

@@ -6,8 +6,8 @@ transform is a product of a small matrix with planes as long as a chunk has tile
 little more than copying them does: one of rows and columns at once for outputs, and one each for windows,
 whose matrix for both has three times the products.
 
-The scratch memory has "pixels" of pictures, "planes" and "products" of them; the kernel has more. The views
-that this takes are made once for all chunks of a size.
+The scratch memory has "planes" and "products" of them, where pictures lie too as long as there are none, and
+"tiles"; the kernel has more. The views that this takes are made once for all chunks of a size.
 """
 
 from torch import Tensor
@@ -36,7 +36,7 @@ class InputTiles:
         phases: int,
     ) -> None:
         (p, n, th, tw), k, o = tiles, f.inputs, f.outputs
-        pixels = workspace.empty("pixels", (p, n, th * o + k - o, tw * o + k - o, channels), like)
+        pixels = workspace.empty("products", (p, n, th * o + k - o, tw * o + k - o, channels), like)
         self._pixels = _Phases(pixels, phases, o)
         sp, sn, sh, sw, sc = pixels.stride()
         shape, strides = (p, k, k, n, th, tw, channels), (sp, sh, sw, sn, o * sh, o * sw, sc)
@@ -75,7 +75,7 @@ class OutputTiles:
         self._transform = matrices(f, like).outputs.expand(p, -1, -1), self.m.view(p, k * k, -1), y
         self._tiles, self._side = _in_pictures(y.view(p, o, o, n, th, tw, channels)), o
         self._y = y.view(-1, channels)
-        self._whole = workspace.empty("pixels", (p, n, th * o, tw * o, channels), like)
+        self._whole = workspace.empty("products", (p, n, th * o, tw * o, channels), like)
 
     def write(self, y: Tensor, parts: Parts, bias: Tensor | None, join: Join) -> None:
         """Y + bias (O,) is joined with the pictures y (N, H, W, O)."""
@@ -115,7 +115,7 @@ class GradientTiles:
     ) -> None:
         (p, n, th, tw), k, o = tiles, f.inputs, f.outputs
         size = n * th * tw * channels
-        d = workspace.empty("pixels", (p, o * o, size), like)
+        d = workspace.empty("tiles", (p, o * o, size), like)
         m = workspace.empty("products", (p, k * k, size), like)
         self._transform = matrices(f, like).outputs.T.expand(p, -1, -1), d, m
         self._tiles, self._side = _in_pictures(d.view(p, o, o, n, th, tw, channels)), o

@@ -218,7 +218,20 @@ def _cut(
     are_many = pictures * th * tw >= 2 * threads(like) * widest
     count = threads(like) if are_many else 1
     chunks = in_parts(pictures, th, tw, intermediates, like, count, f.inputs**2 * channels * outputs)
-    return _Tiling(workspace, f, (rows[0], columns[0]), chunks)
+    tiling = _Tiling(workspace, f, (rows[0], columns[0]), chunks)
+    _reserve(tiling, like, channels, outputs)
+    return tiling
+
+
+def _reserve(tiling: _Tiling, like: Tensor, channels: int, outputs: int) -> None:
+    """Asks for all the scratch memory that any of the maps takes, while nothing lies in it: what did not fit
+    later would move with both the old and the new memory in use. What is never written to takes no pages."""
+    f, widths, largest = tiling.f, channels * outputs, tiling.chunks[0]
+    for name, places in (("filters", f.inputs**2), ("sums", f.inputs**2), ("products", f.taps**2)):
+        tiling.workspace.empty(name, (tiling.parts * places * widths,), like)
+    tiling.plan(InputTiles, like, largest, channels, 1)
+    tiling.plan(OutputTiles, like, largest, outputs)
+    tiling.plan(GradientTiles, like, largest, outputs)
 
 
 class _FilterSums:
