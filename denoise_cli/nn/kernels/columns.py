@@ -241,13 +241,8 @@ def _add_products(pixels: Tensor, columns: Tensor, sums: Tensor, workspace: Work
 
 
 def _columns_width(values: int, x: Tensor) -> int:
-    """As many values of x's type as take the memory of a row of so many in the columns.
-
-    Half as many where they are bfloat16: its products are so fast that calls count, and larger chunks pay.
-    """
-    factors = factor_type(x)
-    width = values * factors.itemsize // x.element_size()
-    return width // 2 if factors == torch.bfloat16 else width
+    """As many values of x's type as take the memory of a row of so many in the columns."""
+    return values * factor_type(x).itemsize // x.element_size()
 
 
 def _columns(
