@@ -380,6 +380,22 @@ def test_workspaces_share_memory_and_their_names_do_not() -> None:
     assert scratch.blocks[like.device].numel() < 1.1 * 3 * 1000 * 4
 
 
+def test_scratch_memory_may_be_asked_for_nothing() -> None:
+    assert Scratch().workspace("user").empty("a", (2, 0), torch.empty(0)).shape == (2, 0)
+
+
+@pytest.mark.parametrize(("kernel", "g"), CASES)
+def test_a_weight_gradient_may_come_first(kernel: ModuleType, g: Geometry) -> None:
+    """Before any other map has asked for scratch memory."""
+    torch.manual_seed(0)
+    case = random_case(g, 2, 5, 6, (12, 11), torch.float64)
+    x, w, b, dy = case
+    d_weight, d_bias = torch.zeros_like(w), torch.zeros_like(b)
+    with chunks.fresh_scratch():
+        kernel.weight_gradient(pictures(x), pictures(dy), d_weight, d_bias, g)
+    assert max(errors([d_weight, d_bias], theirs(*case, g)[2:])) < 1e-12
+
+
 def test_products_in_float32_do_not_round_their_factors() -> None:
     a, b = torch.randn(300, 200), torch.randn(200, 100)
     with products_of(a, torch.empty(64, 64, 3, 3)):

@@ -131,7 +131,7 @@ class Workspace:
 
     def _buffer(self, key: Key, size: int) -> Tensor:
         """The memory of a name: `size` bytes, or as many as it once took."""
-        size = max(-(-size // ALIGNMENT) * ALIGNMENT, self._bytes.get(key, 0))
+        size = max(-(-size // ALIGNMENT) * ALIGNMENT, ALIGNMENT, self._bytes.get(key, 0))
         _, dtype, device = key
         if size > self._bytes.get(key, 0):
             self._bytes[key] = size
