@@ -17,7 +17,7 @@ from torch import Tensor
 from denoise_cli.nn.kernels.chunks import chunks_of_rows, local_workspace
 from denoise_cli.nn.kernels.geometry import Geometry, Pair, copy_window
 from denoise_cli.nn.kernels.joining import WRITE, Join
-from denoise_cli.nn.kernels.products import sums_of
+from denoise_cli.nn.kernels.products import sum_of_pixels, sums_of
 
 
 def forward(
@@ -62,7 +62,7 @@ def weight_gradient(
             torch.mul(seen, part, out=products)
             d_tap.add_(products.view(-1, C).sum(0))
         if d_bias is not None:
-            bias_sums.add_(part.sum((0, 1, 2)))
+            bias_sums.add_(sum_of_pixels(part))
     if d_bias is not None:
         d_bias.add_(bias_sums)
     d_weight.add_(torch.stack(d_taps, dim=1).view_as(d_weight))

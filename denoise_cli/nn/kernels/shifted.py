@@ -37,7 +37,7 @@ from denoise_cli.nn.kernels.geometry import (
     windows_of_phases,
 )
 from denoise_cli.nn.kernels.joining import WRITE, Join
-from denoise_cli.nn.kernels.products import factor, factor_type, multiply, sums_of
+from denoise_cli.nn.kernels.products import factor, factor_type, multiply, sum_of_pixels, sums_of
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def weight_gradient(
         if (height, width) != part.shape[1:3] or not part.is_contiguous():
             part = copy_window(part, 0, 0, workspace.empty("dy", (n, height, width, O), dy))
         if d_bias is not None:
-            bias_sums.add_(part.view(-1, O).sum(0))
+            bias_sums.add_(sum_of_pixels(part))
         d_rows = factor(part, "factor", workspace).view(-1, O)
         for group, d_matrix in zip(steps.groups, d_matrices, strict=True):
             begin, end = _span(group, steps, height, width, n)
