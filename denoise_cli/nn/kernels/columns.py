@@ -27,9 +27,9 @@ from denoise_cli.nn.kernels.chunks import Workspace, chunks_of_rows, local_works
 from denoise_cli.nn.kernels.geometry import (
     Geometry,
     Map,
-    copy_to_phases,
     copy_wide,
     copy_window,
+    phase_pairs,
     phase_range,
 )
 from denoise_cli.nn.kernels.joining import Join
@@ -213,7 +213,8 @@ def _spread(
             total.add_(biases)
         planes = sums.view(len(phases), C, n, height, width).permute(2, 3, 4, 0, 1)
         planes = planes[:, : last - first, : right - left]
-        copy_to_phases(planes, top + first, left, geometry, phases, dx[pictures], join)
+        for target, some in phase_pairs(planes, top + first, left, geometry, phases, dx[pictures]):
+            join.put(target, some)
 
 
 def _column_products(x: Tensor, dy: Tensor, geometry: Geometry) -> Tensor:

@@ -1,14 +1,12 @@
 """The geometry of a convolution, and the padded windows of pictures that the kernels read."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
 import torch
 from torch import Tensor
-
-from denoise_cli.nn.kernels.joining import Join
 
 Pair = tuple[int, int]
 
@@ -75,27 +73,55 @@ def copy_wide(source: Tensor, target: Tensor) -> None:
     target.copy_(source)
 
 
+class View:
+    """Where a view lies in a tensor: to be taken of other tensors of the same shape and strides.
+
+    That is one call. Found out on a tensor without data (`stencil`), it is what a plan keeps.
+    """
+
+    def __init__(self, view: Tensor, tensor: Tensor) -> None:
+        self._size, self._strides = view.shape, view.stride()
+        self._start = view.storage_offset() - tensor.storage_offset()
+
+    def of(self, tensor: Tensor) -> Tensor:
+        return tensor.as_strided(self._size, self._strides, tensor.storage_offset() + self._start)
+
+
+def stencil(shape: tuple[int, ...]) -> Tensor:
+    """A contiguous tensor of this shape without data."""
+    return torch.empty(shape, device="meta")
+
+
+class Reading:
+    """Fills memory from pictures (..., H, W, C): copies `pixels` to where they belong, zeros the rest."""
+
+    def __init__(self, pixels: View, inside: Tensor | None, outside: list[Tensor]) -> None:
+        self._pixels, self.inside, self._outside = pixels, inside, outside
+
+    def read(self, pictures: Tensor) -> None:
+        for side in self._outside:
+            side.zero_()
+        if self.inside is not None:
+            copy_wide(self._pixels.of(pictures), self.inside)
+
+
 class Window:
     """Memory (..., height, width, C) for windows of pictures; the views that fill it are kept."""
 
     def __init__(self, memory: Tensor) -> None:
         self.memory = memory
-        self._views: dict[tuple[Pair, Pair], tuple[list[Tensor], Tensor | None]] = {}
+        self._views: dict[tuple[Pair, Pair], tuple[Tensor | None, list[Tensor]]] = {}
 
-    def read(self, x: Tensor, top: int, left: int) -> Tensor:
-        """The window of `x` (..., H, W, C) at row `top`, column `left`; zeros outside of the picture."""
-        rows = _overlap(top, x.shape[-3], self.memory.shape[-3])
-        columns = _overlap(left, x.shape[-2], self.memory.shape[-2])
-        views = self._views.get((rows, columns))
-        if views is None:
-            views = self._views[rows, columns] = self._outside(rows, columns), self._inside(rows, columns)
-        outside, inside = views
-        for side in outside:
-            side.zero_()
-        if inside is not None:
-            (a, b), (c, d) = rows, columns
-            copy_wide(_rectangle(x, (top + a, top + b), (left + c, left + d)), inside)
-        return self.memory
+    def reading(self, phase: Tensor, top: int, left: int, pictures: Tensor) -> Reading:
+        """That of the window at row `top`, column `left` of a phase (..., H, W, C), itself a view of
+        `pictures`, such as they are read from; zeros outside of them."""
+        rows = _overlap(top, phase.shape[-3], self.memory.shape[-3])
+        columns = _overlap(left, phase.shape[-2], self.memory.shape[-2])
+        if (rows, columns) not in self._views:
+            self._views[rows, columns] = self._inside(rows, columns), self._outside(rows, columns)
+        (a, b), (c, d) = rows, columns
+        pixels = _rectangle(phase, (top + a, top + b), (left + c, left + d))
+        return Reading(View(pixels, pictures), *self._views[rows, columns])
 
     def _inside(self, rows: Pair, columns: Pair) -> Tensor | None:
         """What is filled with pixels."""
@@ -139,7 +165,8 @@ def copy_window(x: Tensor, top: int, left: int, out: Tensor) -> Tensor:
 
     Outside the picture there are zeros.
     """
-    return Window(out).read(x, top, left)
+    Window(out).reading(x, top, left, x).read(x)
+    return out
 
 
 def windows_of_phases(memory: Tensor, count: int) -> list[Window]:
@@ -147,39 +174,39 @@ def windows_of_phases(memory: Tensor, count: int) -> list[Window]:
     return [Window(phase) for phase in memory.chunk(count, -1)]
 
 
-def copy_phases(
-    x: Tensor, top: int, left: int, geometry: Geometry, phases: Sequence[Pair], windows: Sequence[Window]
-) -> None:
-    """Fills each window (..., height, width, C) from a phase of the padded pictures (..., H, W, C), from
-    place (top, left) on.
-
-    Place (a, b) of phase (u, v) is pixel (a sh + u, b sw + v) of the padded picture.
-    """
-    sh, sw = geometry.stride
-    for (u, v), window in zip(phases, windows, strict=True):
-        # phase u of the padded picture is phase (u - padding) mod s of the picture, moved by whole places
-        (y0, dy), (x0, dx) = geometry.in_picture(u, 0), geometry.in_picture(v, 1)
-        pixels = x if (sh, sw) == (1, 1) else x[..., y0::sh, x0::sw, :]
-        window.read(pixels, top + dy, left + dx)
-
-
-def copy_to_phases(
-    source: Tensor,
+def phase_readings(
+    x: Tensor,
     top: int,
     left: int,
     geometry: Geometry,
     phases: Sequence[Pair],
-    x: Tensor,
-    join: Join,
-) -> None:
-    """The way back: phases (..., height, width, phases, C) go to pictures `x` (..., H, W, C), from place
-    (top, left) on."""
+    windows: Sequence[Window],
+    pictures: Tensor,
+) -> list[Reading]:
+    """What fills each window (..., height, width, C) from a phase of the padded pictures `x` (..., H, W, C),
+    from place (top, left) on. `x` is a view of `pictures`, such as they are read from.
+
+    Place (a, b) of phase (u, v) is pixel (a sh + u, b sw + v) of the padded picture.
+    """
+    (sh, sw), readings = geometry.stride, []
+    for (u, v), window in zip(phases, windows, strict=True):
+        # phase u of the padded picture is phase (u - padding) mod s of the picture, moved by whole places
+        (y0, dy), (x0, dx) = geometry.in_picture(u, 0), geometry.in_picture(v, 1)
+        readings.append(window.reading(x[..., y0::sh, x0::sw, :], top + dy, left + dx, pictures))
+    return readings
+
+
+def phase_pairs(
+    source: Tensor, top: int, left: int, geometry: Geometry, phases: Sequence[Pair], x: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The way back: where phases (..., height, width, phases, C) go in pictures `x` (..., H, W, C), from
+    place (top, left) on. Pairs of a view of `x` and of what goes there."""
     (sh, sw), (height, width) = geometry.stride, source.shape[-4:-2]
     if geometry.padding == (0, 0) and len(phases) == sh * sw:
         whole = x[..., top * sh : (top + height) * sh, left * sw : (left + width) * sw, :]
         if whole.shape[-3:-1] == (height * sh, width * sw):
             by_phase = whole.view(*x.shape[:-3], height, sh, width, sw, -1)
-            join.put(by_phase, source.view(*source.shape[:-2], sh, sw, -1).movedim(-3, -4))
+            yield by_phase, source.view(*source.shape[:-2], sh, sw, -1).movedim(-3, -4)
             return
     for k, (u, v) in enumerate(phases):
         (y0, dy), (x0, dx) = geometry.in_picture(u, 0), geometry.in_picture(v, 1)
@@ -188,7 +215,7 @@ def copy_to_phases(
         x1, x2 = max(left + dx, 0), min(left + dx + width, target.shape[-2])
         if y1 < y2 and x1 < x2:
             part = source[..., y1 - top - dy : y2 - top - dy, x1 - left - dx : x2 - left - dx, k, :]
-            join.put(target[..., y1:y2, x1:x2, :], part)
+            yield target[..., y1:y2, x1:x2, :], part
 
 
 def phase_range(geometry: Geometry, size: Pair, axis: int) -> Pair:

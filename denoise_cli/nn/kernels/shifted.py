@@ -30,10 +30,10 @@ from denoise_cli.nn.kernels.geometry import (
     Geometry,
     Map,
     Pair,
-    copy_phases,
-    copy_to_phases,
     copy_window,
+    phase_pairs,
     phase_range,
+    phase_readings,
     windows_of_phases,
 )
 from denoise_cli.nn.kernels.joining import WRITE, Join
@@ -179,7 +179,8 @@ def input_gradient(
         sums = out.view(n, height, width, len(steps.phases), C)[:, : last - first, : c1 - c0]
         if bias is not None:
             sums.add_(bias)
-        copy_to_phases(sums, q0 + first, c0, geometry, steps.phases, dx[pictures], join)
+        for target, some in phase_pairs(sums, q0 + first, c0, geometry, steps.phases, dx[pictures]):
+            join.put(target, some)
 
 
 def weight_gradient(
@@ -225,7 +226,9 @@ def _input_rows(
         if whole.is_contiguous():
             return factor(whole, "window", workspace).view(-1, C), (n, height, width)
     window = workspace.empty("window", (n, height, width, phases * C), x, factor_type(x))
-    copy_phases(x, first, 0, steps.geometry, steps.phases, windows_of_phases(window, phases))
+    windows = windows_of_phases(window, phases)
+    for reading in phase_readings(x, first, 0, steps.geometry, steps.phases, windows, x):
+        reading.read(x)
     return window.view(-1, phases * C), (n, height, width)
 
 

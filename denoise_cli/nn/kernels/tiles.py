@@ -7,13 +7,28 @@ little more than copying them does: one of rows and columns at once for outputs,
 whose matrix for both has three times the products.
 
 The scratch memory has "planes" and "products" of them, where pictures lie too as long as there are none, and
-"tiles"; the kernel has more. The views that this takes are made once for all chunks of a size.
+"tiles"; the kernel has more. All views are made once, for all chunks of a size or, where they depend on its
+place in the pictures, for each chunk.
 """
 
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
 from torch import Tensor
 
 from denoise_cli.nn.kernels.chunks import Workspace
-from denoise_cli.nn.kernels.geometry import Geometry, Pair, copy_phases, windows_of_phases
+from denoise_cli.nn.kernels.geometry import (
+    Geometry,
+    Pair,
+    Reading,
+    View,
+    phase_pairs,
+    phase_range,
+    phase_readings,
+    stencil,
+    windows_of_phases,
+)
 from denoise_cli.nn.kernels.joining import Join
 from denoise_cli.nn.kernels.minimal_filters import MinimalFilter, matrices
 from denoise_cli.nn.kernels.parts import Parts
@@ -23,8 +38,60 @@ TileCount = tuple[int, int, int, int]
 """Parts, and the pictures, rows and columns of tiles in each: (p, n, th, tw)."""
 
 
+@dataclass(frozen=True)
+class Phased:
+    """Contiguous pictures (N, H, W, C), whose phases under a geometry are laid side by side as channels."""
+
+    shape: tuple[int, ...]
+    geometry: Geometry
+
+    @property
+    def phases(self) -> int:
+        return len(self.geometry.all_phases)
+
+    @property
+    def channels(self) -> int:
+        """Those of all phases."""
+        return self.phases * self.shape[3]
+
+    @cached_property
+    def ranges(self) -> tuple[Pair, Pair]:
+        """The rows and the columns of the phases that hold pixels, the last + 1."""
+        (_, H, W, _), geometry = self.shape, self.geometry
+        return phase_range(geometry, (H, W), 0), phase_range(geometry, (H, W), 1)
+
+    def readings(self, parts: Parts, place: Pair, side: int, windows: "_PhaseWindows") -> list[Reading]:
+        """What fills the windows of some parts; the first tile, of `side` pixels, begins at a place."""
+        pictures, geometry = stencil(self.shape), self.geometry
+        whole, top = parts.whole(pictures), place[0] + parts.first_row * side
+        memory = windows.together if parts.column_step == 0 else windows.apart
+        readings: list[Reading] = []
+        for (some, column), each in zip(parts.by_column, memory, strict=True):
+            left = place[1] + column * side
+            readings += phase_readings(whole[some], top, left, geometry, geometry.all_phases, each, pictures)
+        return readings
+
+    def pairs(self, parts: Parts, side: int, source: Tensor) -> list[tuple[View, Tensor]]:
+        """Where phases (p, n, height, width, channels) of some parts go, and what goes there; the first tile
+        begins where the first pixel is."""
+        pictures, geometry, phases = stencil(self.shape), self.geometry, self.geometry.all_phases
+        whole, by_phase = parts.whole(pictures), source.view(*source.shape[:-1], self.phases, -1)
+        (first_row, _), (first_column, _) = self.ranges
+        top = first_row + parts.first_row * side
+        return [
+            (View(target, pictures), part)
+            for some, column in parts.by_column
+            for target, part in phase_pairs(
+                by_phase[some], top, first_column + column * side, geometry, phases, whole[some]
+            )
+        ]
+
+
 class InputTiles:
-    """Windows d of (p, n, th, tw) tiles, and V = B^T d B. V is in "planes"; the rest is free then."""
+    """Windows d of (p, n, th, tw) tiles, and V = B^T d B, in `v` (p places, tiles, channels).
+
+    V is in "planes"; the rest is free then.
+    """
 
     def __init__(
         self,
@@ -32,12 +99,12 @@ class InputTiles:
         like: Tensor,
         f: MinimalFilter,
         tiles: TileCount,
-        channels: int,
-        phases: int,
+        pictures: Phased,
     ) -> None:
-        (p, n, th, tw), k, o = tiles, f.inputs, f.outputs
+        (p, n, th, tw), k, o, channels = tiles, f.inputs, f.outputs, pictures.channels
         pixels = workspace.empty("products", (p, n, th * o + k - o, tw * o + k - o, channels), like)
-        self._pixels = _Phases(pixels, phases, o)
+        self._pictures, self._side = pictures, o
+        self._phases = _PhaseWindows(pixels, pictures.phases)
         sp, sn, sh, sw, sc = pixels.stride()
         shape, strides = (p, k, k, n, th, tw, channels), (sp, sh, sw, sn, o * sh, o * sw, sc)
         self._windows, self._d = pixels.as_strided(shape, strides), workspace.empty("planes", shape, like)
@@ -46,18 +113,19 @@ class InputTiles:
         by_column = half.view(p * k, k, size), self._d.view(p * k, k, size)
         self._rows = matrix.expand(p, k, k), self._d.view(p, k, k * size), half
         self._columns = matrix.expand(p * k, k, k), *by_column
-        self._v = self._d.view(p * k * k, n * th * tw, channels)
+        self.v = self._d.view(p * k * k, n * th * tw, channels)
 
-    def read(self, x: Tensor, parts: Parts, geometry: Geometry) -> None:
-        """Takes the windows of padded pictures (N, H, W, C), or their phases."""
-        self._pixels.read(x, parts, (0, 0), geometry)
+    def readings(self, parts: Parts) -> list[Reading]:
+        """What `read` reads the windows of some parts by; the first begins where the padding does."""
+        return self._pictures.readings(parts, (0, 0), self._side, self._phases)
+
+    def read(self, pictures: Tensor, readings: list[Reading]) -> None:
+        """Makes V of pictures."""
+        for reading in readings:
+            reading.read(pictures)
         self._d.copy_(self._windows)
-
-    def planes(self) -> Tensor:
-        """V (p places, tiles, channels) of what was read."""
         multiply_planes(*self._rows)
         multiply_planes(*self._columns)
-        return self._v
 
 
 class OutputTiles:
@@ -67,101 +135,95 @@ class OutputTiles:
     """
 
     def __init__(
-        self, workspace: Workspace, like: Tensor, f: MinimalFilter, tiles: TileCount, channels: int
+        self, workspace: Workspace, like: Tensor, f: MinimalFilter, tiles: TileCount, pictures: Phased
     ) -> None:
-        (p, n, th, tw), k, o = tiles, f.inputs, f.outputs
+        (p, n, th, tw), k, o, channels = tiles, f.inputs, f.outputs, pictures.channels
         self.m = workspace.empty("products", (p * k * k, n * th * tw, channels), like)
         y = workspace.empty("planes", (p, o * o, n * th * tw * channels), like)
         self._transform = matrices(f, like).outputs.expand(p, -1, -1), self.m.view(p, k * k, -1), y
-        self._tiles, self._side = _in_pictures(y.view(p, o, o, n, th, tw, channels)), o
-        self._y = y.view(-1, channels)
+        self._tiles = _in_pictures(y.view(p, o, o, n, th, tw, channels))
+        self._pictures, self._side = pictures, o
+        self._y = y.view(-1, pictures.shape[3])
         self._whole = workspace.empty("products", (p, n, th * o, tw * o, channels), like)
+        self._whole_by_tile = _by_tile(self._whole, o)
 
-    def write(self, y: Tensor, parts: Parts, bias: Tensor | None, join: Join) -> None:
-        """Y + bias (O,) is joined with the pictures y (N, H, W, O)."""
-        pieces = [*parts.pieces(y, self._side)]
-        if pieces[0][1].shape == self._whole.shape:
-            self._add_up(bias)
-            join.put(_by_tile(pieces[0][1], self._side), self._tiles)
-            return
-        whole = self.pictures(bias)
-        for some, piece in pieces:
-            join.put(piece, whole[some, :, : piece.shape[2], : piece.shape[3]])
+    def writings(self, parts: Parts) -> list[tuple[View, Tensor]]:
+        """What `write` writes the tiles of some parts by: where in the pictures, and what."""
+        if direct := _where_tiles_lie(self._pictures, parts, self._whole.shape, self._side):
+            return [(direct, self._tiles)]
+        if self._pictures.geometry.stride != (1, 1):
+            return self._pictures.pairs(parts, self._side, self._whole)
+        pictures = stencil(self._pictures.shape)
+        return [
+            (View(piece, pictures), self._whole[some, :, : piece.shape[2], : piece.shape[3]])
+            for some, piece in parts.pieces(pictures, self._side)
+        ]
 
-    def pictures(self, bias: Tensor | None) -> Tensor:
-        """Y + bias as pictures in scratch memory, (p, n, th outputs, tw outputs, O)."""
-        self._add_up(bias)
-        _by_tile(self._whole, self._side).copy_(self._tiles)
-        return self._whole
-
-    def _add_up(self, bias: Tensor | None) -> None:
-        """Makes the planes of Y + bias."""
+    def write(self, y: Tensor, writings: list[tuple[View, Tensor]], bias: Tensor | None, join: Join) -> None:
+        """Y + bias (C,), that of all phases, is joined with pictures."""
         multiply_planes(*self._transform)
         if bias is not None:
             self._y.add_(bias)
+        if writings[0][1] is not self._tiles:
+            self._whole_by_tile.copy_(self._tiles)
+        for view, part in writings:
+            join.put(view.of(y), part)
 
 
 class GradientTiles:
-    """A D A^T of (p, n, th, tw) tiles D, in "products": the gradient by M, if D is that by Y = A^T M A."""
+    """A D A^T of (p, n, th, tw) tiles D, in `m` (p places, tiles, channels): the gradient by M, if D is that
+    by Y = A^T M A. It is in "products"."""
 
     def __init__(
-        self,
-        workspace: Workspace,
-        like: Tensor,
-        f: MinimalFilter,
-        tiles: TileCount,
-        channels: int,
-        phases: int = 1,
+        self, workspace: Workspace, like: Tensor, f: MinimalFilter, tiles: TileCount, pictures: Phased
     ) -> None:
-        (p, n, th, tw), k, o = tiles, f.inputs, f.outputs
+        (p, n, th, tw), k, o, channels = tiles, f.inputs, f.outputs, pictures.channels
         size = n * th * tw * channels
         d = workspace.empty("tiles", (p, o * o, size), like)
         m = workspace.empty("products", (p, k * k, size), like)
         self._transform = matrices(f, like).outputs.T.expand(p, -1, -1), d, m
-        self._tiles, self._side = _in_pictures(d.view(p, o, o, n, th, tw, channels)), o
+        self._tiles = _in_pictures(d.view(p, o, o, n, th, tw, channels))
+        self._pictures, self._side = pictures, o
         self._whole = workspace.empty("products", (p, n, th * o, tw * o, channels), like)
-        self._phases = _Phases(self._whole, phases, o)
-        self._pixels, self._m = d.view(p, -1, channels), m.view(p * k * k, n * th * tw, channels)
+        self._whole_by_tile = _by_tile(self._whole, o)
+        self._phases = _PhaseWindows(self._whole, pictures.phases)
+        self._pixels, self.m = d.view(p, -1, channels), m.view(p * k * k, n * th * tw, channels)
 
-    def read(self, pictures: Tensor, parts: Parts) -> None:
-        """Takes pixels (N, H, W, C), with zeros where they end before the tiles do."""
-        pieces = [*parts.pieces(pictures, self._side)]
-        source = pieces[0][1]
-        if source.shape != self._whole.shape:
-            source = self._whole.zero_()
-            for some, piece in pieces:
-                source[some, :, : piece.shape[2], : piece.shape[3]].copy_(piece)
-        self._tiles.copy_(_by_tile(source, self._side))
+    def readings(self, parts: Parts) -> list[Reading]:
+        """What `read` reads the tiles of some parts by, with zeros where pictures end before tiles do."""
+        if direct := _where_tiles_lie(self._pictures, parts, self._whole.shape, self._side):
+            return [Reading(direct, self._tiles, [])]
+        (top, _), (left, _) = self._pictures.ranges
+        return self._pictures.readings(parts, (top, left), self._side, self._phases)
 
-    def read_phases(self, x: Tensor, parts: Parts, origin: Pair, geometry: Geometry) -> None:
-        """Takes phases of padded pictures (N, H, W, C), from a place on."""
-        self._phases.read(x, parts, origin, geometry)
-        self._tiles.copy_(_by_tile(self._whole, self._side))
+    def read(self, pictures: Tensor, readings: list[Reading]) -> None:
+        """Makes A D A^T of pictures."""
+        for reading in readings:
+            reading.read(pictures)
+        if readings[0].inside is not self._tiles:
+            self._tiles.copy_(self._whole_by_tile)
+        multiply_planes(*self._transform)
 
     def sum(self) -> Tensor:
         """The sum over all pixels that were read, (channels,); each part is summed by itself."""
         return self._pixels.sum(1).sum(0)
 
-    def planes(self) -> Tensor:
-        """A D A^T (p places, tiles, channels) of what was read."""
-        multiply_planes(*self._transform)
-        return self._m
+
+class _PhaseWindows:
+    """Scratch pictures (p, n, height, width, phases C) as windows of phases: of all parts, and of each."""
+
+    def __init__(self, memory: Tensor, phases: int) -> None:
+        self.together = [windows_of_phases(memory, phases)]
+        self.apart = [windows_of_phases(memory[j : j + 1], phases) for j in range(len(memory))]
 
 
-class _Phases:
-    """Scratch pictures (p, n, height, width, phases C) that begin where tiles of `side` pixels do."""
-
-    def __init__(self, memory: Tensor, phases: int, side: int) -> None:
-        self._together = [windows_of_phases(memory, phases)]
-        self._apart = [windows_of_phases(memory[j : j + 1], phases) for j in range(len(memory))]
-        self._side = side
-
-    def read(self, x: Tensor, parts: Parts, origin: Pair, geometry: Geometry) -> None:
-        """Takes phases of padded pictures (N, H, W, C); the first tile begins at the place `origin`."""
-        pictures, phases, row = parts.whole(x), geometry.all_phases, origin[0] + parts.first_row * self._side
-        memory = self._together if parts.column_step == 0 else self._apart
-        for (some, column), windows in zip(parts.by_column, memory, strict=True):
-            copy_phases(pictures[some], row, origin[1] + column * self._side, geometry, phases, windows)
+def _where_tiles_lie(pictures: Phased, parts: Parts, shape: torch.Size, side: int) -> View | None:
+    """The pixels of tiles in pictures without phases, by tile; None if they end before the tiles do."""
+    if pictures.geometry.stride != (1, 1):
+        return None
+    whole = stencil(pictures.shape)
+    _, piece = next(parts.pieces(whole, side))
+    return View(_by_tile(piece, side), whole) if piece.shape == shape else None
 
 
 def _in_pictures(tiles: Tensor) -> Tensor:

@@ -29,22 +29,18 @@ Error: 2e-6 of the largest output in float32, up to four times that of a direct 
 Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
 from math import prod
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from denoise_cli.nn.kernels.chunks import Workspace, chunk_size, local_workspace, threads
-from denoise_cli.nn.kernels.geometry import Geometry, Map, Pair, copy_to_phases, phase_range
+from denoise_cli.nn.kernels.geometry import Geometry, Map, Pair, View, stencil
 from denoise_cli.nn.kernels.joining import Join
 from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_2, F_4_3, MinimalFilter, matrices
 from denoise_cli.nn.kernels.parts import Parts, in_parts
 from denoise_cli.nn.kernels.products import multiply_planes, products_are_cheap, sum_of_pixels
-from denoise_cli.nn.kernels.tiles import GradientTiles, InputTiles, OutputTiles
+from denoise_cli.nn.kernels.tiles import GradientTiles, InputTiles, OutputTiles, Phased, TileCount
 
 FILTERS = {3: (F_4_3,), 2: (F_3_2, F_4_2)}
 """Minimal filters by their taps."""
@@ -66,14 +62,14 @@ def forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, y: Tensor, join: Join
 ) -> None:
     """y (N, OH, OW, O) = x (N, H, W, C) * weight (O, C, kh, kw) + bias (O,)."""
-    _convolve(x, weight, bias, geometry, _tiling_of_outputs(x, y, geometry), y, join)
+    _convolve(_tiling_of_outputs(x, y, geometry), x, weight, bias, y, join)
 
 
 def input_gradient(
     dy: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry, dx: Tensor, join: Join
 ) -> None:
     """dx (N, H, W, C) from dy (N, OH, OW, O), plus a bias (C,): a convolution that yields phases of dx."""
-    _convolve_back(dy, weight, bias, geometry, _tiling_of_inputs(dx, dy, geometry), dx, join)
+    _convolve(_tiling_of_inputs(dx, dy, geometry), dy, weight, bias, dx, join)
 
 
 def weight_gradient(
@@ -81,15 +77,12 @@ def weight_gradient(
 ) -> None:
     """Adds dL/dweight (O, C, kh, kw) and dL/dbias (O,) in place."""
     tiling = _tiling_of_outputs(x, dy, geometry)
-    sums = _FilterSums(tiling, d_weight, geometry)
-    for parts in tiling.chunks:
-        v = _input_planes(x, parts, geometry, tiling)
-        tiles = tiling.plan(GradientTiles, dy, parts, dy.shape[3])
-        tiles.read(dy, parts)
+    for chunk in tiling.chunks:
+        chunk.read(x)
+        chunk.correlate(dy)
         if d_bias is not None:
-            d_bias.add_(tiles.sum())
-        sums.add(tiles.planes(), v)
-    sums.add_to(d_weight)
+            d_bias.add_(chunk.sum_of_pixels())
+    tiling.filters.add_gradient(d_weight)
 
 
 def shares_gradients(which: Map, geometry: Geometry, channels: int, out_channels: int, dy: Tensor) -> bool:
@@ -110,18 +103,8 @@ def gradients(
     """`weight_gradient` and `input_gradient`; `dx` may lie in the memory of x, each tile of which is read
     before."""
     tiling = _tiling_of_inputs(dx, dy, geometry)
-    sums = _FilterSums(tiling, d_weight, geometry, turned=True)
-
-    def correlate(v: Tensor, parts: Parts) -> None:
-        tiles = tiling.plan(GradientTiles, x, parts, sums.channels, len(geometry.all_phases))
-        if geometry.stride == (1, 1):
-            tiles.read(x, parts)
-        else:
-            tiles.read_phases(x, parts, tiling.origin, geometry)
-        sums.add(v, tiles.planes())
-
-    _convolve_back(dy, weight, None, geometry, tiling, dx, join, correlate)
-    sums.add_to(d_weight)
+    _convolve(tiling, dy, weight, None, dx, join, x)
+    tiling.filters.add_gradient(d_weight)
     if d_bias is not None:
         d_bias.add_(sum_of_pixels(dy))
 
@@ -131,236 +114,208 @@ def transposed_gradients(
 ) -> None:
     """`weight_gradient` of (dy, x), and `forward` of dy to `dx`, which may lie in the memory of x."""
     tiling = _tiling_of_outputs(dy, dx, geometry)
-    sums = _FilterSums(tiling, d_weight, geometry)
-
-    def correlate(v: Tensor, parts: Parts) -> None:
-        tiles = tiling.plan(GradientTiles, x, parts, x.shape[3])
-        tiles.read(x, parts)
-        sums.add(tiles.planes(), v)
-
-    _convolve(dy, weight, None, geometry, tiling, dx, join, correlate)
-    sums.add_to(d_weight)
-
-
-Tiles = TypeVar("Tiles")
-
-
-@dataclass(frozen=True)
-class _Tiling:
-    """Outputs of a minimal filter in tiles, from a place on that is the first in the picture, in chunks, and
-    the scratch memory for them."""
-
-    workspace: Workspace
-    f: MinimalFilter
-    origin: Pair
-    chunks: list[Parts]
-
-    def plan(
-        self, make: Callable[..., Tiles], like: Tensor, parts: Parts, channels: int, *more: int
-    ) -> Tiles:
-        """Such tiles for such parts."""
-        return self.workspace.plan(make, like, self.f, parts.size, channels, *more)
-
-    @property
-    def parts(self) -> int:
-        """How many parts a chunk has at most."""
-        return max(parts.count for parts in self.chunks)
-
-
-def _tiling_of_outputs(x: Tensor, y: Tensor, geometry: Geometry) -> _Tiling:
-    """That of y (N, OH, OW, O), from the phases of x (N, H, W, C)."""
-    channels = len(geometry.all_phases) * x.shape[3]
-    return _tiling(x, geometry, (0, y.shape[1]), (0, y.shape[2]), channels, y.shape[3])
-
-
-def _tiling_of_inputs(x: Tensor, dy: Tensor, geometry: Geometry) -> _Tiling:
-    """That of the phases of x (N, H, W, C), from dy (N, OH, OW, O)."""
-    size = x.shape[1], x.shape[2]
-    ranges = phase_range(geometry, size, 0), phase_range(geometry, size, 1)
-    return _tiling(dy, geometry, *ranges, dy.shape[3], len(geometry.all_phases) * x.shape[3])
-
-
-def _tiling(
-    like: Tensor, geometry: Geometry, rows: Pair, columns: Pair, channels: int, outputs: int
-) -> _Tiling:
-    """Outputs from the first to the last + 1.
-
-    Layers of one width share their scratch memory: beside the chunk, wide ones need much of it for filters.
-    """
-    workspace = local_workspace(f"{__name__} {channels} {outputs}")
-    limits = threads(like), chunk_size(like)
-    return workspace.plan(_cut, like, geometry, like.shape[0], rows, columns, channels, outputs, limits)
-
-
-def _cut(
-    workspace: Workspace,
-    like: Tensor,
-    geometry: Geometry,
-    pictures: int,
-    rows: Pair,
-    columns: Pair,
-    channels: int,
-    outputs: int,
-    limits: Pair,
-) -> _Tiling:
-    """A tiling by the minimal filter that takes the fewest products, kept for as long as threads and the size
-    of a chunk are the same."""
-
-    def tiles(f: MinimalFilter) -> Pair:
-        return -(-(rows[1] - rows[0]) // f.outputs), -(-(columns[1] - columns[0]) // f.outputs)
-
-    def products(f: MinimalFilter) -> int:
-        return prod(tiles(f)) * f.inputs**2
-
-    f = min(FILTERS[geometry.kernel[0] // geometry.stride[0]], key=products)
-    (th, tw), widest = tiles(f), max(channels, outputs)
-    intermediates = 2 * f.inputs**2 * widest  # of a tile: V, and M
-    are_many = pictures * th * tw >= 2 * threads(like) * widest
-    count = threads(like) if are_many else 1
-    chunks = in_parts(pictures, th, tw, intermediates, like, count, f.inputs**2 * channels * outputs)
-    tiling = _Tiling(workspace, f, (rows[0], columns[0]), chunks)
-    _reserve(tiling, like, channels, outputs)
-    return tiling
-
-
-def _reserve(tiling: _Tiling, like: Tensor, channels: int, outputs: int) -> None:
-    """Asks for all the scratch memory that any of the maps takes, while nothing lies in it: what did not fit
-    later would move with both the old and the new memory in use. What is never written to takes no pages."""
-    f, widths, largest = tiling.f, channels * outputs, tiling.chunks[0]
-    for name, places in (("filters", f.inputs**2), ("sums", f.inputs**2), ("products", f.taps**2)):
-        tiling.workspace.empty(name, (tiling.parts * places * widths,), like)
-    tiling.plan(InputTiles, like, largest, channels, 1)
-    tiling.plan(OutputTiles, like, largest, outputs)
-    tiling.plan(GradientTiles, like, largest, outputs)
-
-
-class _FilterSums:
-    """The gradient dU of the filters of a weight (O, C, kh, kw), summed over all chunks of a tiling.
-
-    `turned`: of the filters turned by 180 degrees.
-    """
-
-    def __init__(self, tiling: _Tiling, weight: Tensor, geometry: Geometry, *, turned: bool = False) -> None:
-        self.O, C = weight.shape[:2]
-        self.stride, self.tiling = geometry.stride[0], tiling
-        self.channels = self.stride**2 * C
-        shape = tiling.parts * tiling.f.inputs**2, self.O, self.channels
-        self.sums, self.begun = tiling.workspace.empty("sums", shape, weight), False
-        self.transform = _adjoint(tiling.f, tiling.parts, weight.dtype, weight.device, turned=turned)
-
-    def add(self, a: Tensor, b: Tensor) -> None:
-        """Adds a^T b, for planes (parts places, tiles, O) and (parts places, tiles, s s C), first for all
-        parts."""
-        some = self.sums[: len(a)]
-        torch.baddbmm(some, a.transpose(1, 2), b, beta=int(self.begun), out=some)
-        self.begun = True
-
-    def add_to(self, d_weight: Tensor) -> None:
-        """Adds G^T dU G of every filter to dL/dweight."""
-        (O, C), (r, s) = d_weight.shape[:2], (self.tiling.f.taps, self.stride)
-        taps = self.tiling.workspace.empty("products", (1, r * r, O * s * s * C), d_weight)
-        multiply_planes(self.transform, self.sums.view(1, -1, taps.shape[2]), taps)
-        # (row, column of the tap, O, row, column of the phase, C) -> (O, C, r s, r s)
-        d_weight.view(O, C, r, s, r, s).add_(taps.view(r, r, O, s, s, C).permute(2, 5, 0, 3, 1, 4))
-
-
-@cache
-def _adjoint(
-    f: MinimalFilter, parts: int, dtype: torch.dtype, device: torch.device, *, turned: bool
-) -> Tensor:
-    """What transforms dU to dg and sums it over the parts: G^T (x) G^T once for each, (1, taps^2, parts
-    inputs^2); `turned`: of filters turned by 180 degrees."""
-    m = matrices(f, torch.empty(0, dtype=dtype, device=device))
-    return (m.turned_filters if turned else m.filters).T.repeat(1, parts)[None]
-
-
-def _filters(weight: Tensor, geometry: Geometry, tiling: _Tiling, *, turned: bool = False) -> Tensor:
-    """U (parts places, s s C, O) = G g G^T of every filter, once for each part; `turned`: of filters turned
-    by 180 degrees, C and O exchanged."""
-    O, C = weight.shape[:2]
-    s, r, count = geometry.stride[0], tiling.f.taps, tiling.parts
-    workspace, m = tiling.workspace, matrices(tiling.f, weight)
-    transform = m.turned_filters if turned else m.filters
-    by_tap = weight.reshape(O, C, r, s, r, s).permute(2, 4, 3, 5, 1, 0)  # (r, r, s, s, C, O)
-    if turned:
-        by_tap = by_tap.permute(0, 1, 5, 2, 3, 4)  # (r, r, O, s, s, C)
-    taps = workspace.empty("products", tuple(by_tap.shape), weight).copy_(by_tap)
-    filters = workspace.empty("filters", (count, len(transform), taps[0, 0].numel()), weight)
-    multiply_planes(transform[None], taps.view(1, r * r, -1), filters[:1])
-    filters[1:].copy_(filters[:1].expand(count - 1, -1, -1))
-    return filters.view(-1, O, s * s * C) if turned else filters.view(-1, s * s * C, O)
-
-
-Correlate = Callable[[Tensor, Parts], None]
-"""What else is done with the V of a chunk."""
+    _convolve(tiling, dy, weight, None, dx, join, x)
+    tiling.filters.add_gradient(d_weight)
 
 
 def _convolve(
+    tiling: "_Tiling",
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    geometry: Geometry,
-    tiling: _Tiling,
     y: Tensor,
     join: Join,
-    correlate: Correlate | None = None,
-    *,
-    turned: bool = False,
+    correlated: Tensor | None = None,
 ) -> None:
-    """The convolution with the filters of a weight, or with the turned ones."""
-    filters = _filters(weight, geometry, tiling, turned=turned)
-    for parts in tiling.chunks:
-        _output_tiles(x, filters, parts, geometry, tiling, correlate).write(y, parts, bias, join)
+    """y = x * weight + bias, or the convolution with turned filters, as the tiling has it; and the gradient
+    of those filters by which x was correlated with pictures of y's shape, if they are given."""
+    tiling.filters.transform(weight)
+    for chunk in tiling.chunks:
+        chunk.read(x)
+        if correlated is not None:
+            chunk.correlate(correlated)
+        chunk.multiply()
+        chunk.write(y, bias, join)
 
 
-def _convolve_back(
-    dy: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    geometry: Geometry,
-    tiling: _Tiling,
-    dx: Tensor,
-    join: Join,
-    correlate: Correlate | None = None,
-) -> None:
-    """The convolution of dy with turned filters, whose outputs are phases of dx, plus a bias."""
-    f, s, C = tiling.f, geometry.stride[0], dx.shape[3]
-    (top, left), back = tiling.origin, tiling.f.taps - 1
-    if s == 1:
-        turned = Geometry(geometry.kernel, padding=(back - geometry.padding[0], back - geometry.padding[1]))
-        _convolve(dy, weight, bias, turned, tiling, dx, join, correlate, turned=True)
-        return
-    filters = _filters(weight, geometry, tiling, turned=True)
-    biases = None if bias is None else bias.repeat(s * s)
-    of_phases = Geometry((f.taps, f.taps), padding=(back - top, back - left))
-    for parts in tiling.chunks:
-        whole = _output_tiles(dy, filters, parts, of_phases, tiling, correlate).pictures(biases)
-        phases, pictures = whole.view(*whole.shape[:-1], s * s, C), parts.whole(dx)
-        for some, column in parts.by_column:
-            place = top + parts.first_row * f.outputs, left + column * f.outputs
-            copy_to_phases(phases[some], *place, geometry, geometry.all_phases, pictures[some], join)
+def _tiling_of_outputs(x: Tensor, y: Tensor, geometry: Geometry) -> "_Tiling":
+    """That of y (N, OH, OW, O), from the phases of x (N, H, W, C)."""
+    return _tiling(x, geometry, x, y, turned=False)
 
 
-def _output_tiles(
-    x: Tensor,
-    filters: Tensor,
-    parts: Parts,
-    geometry: Geometry,
-    tiling: _Tiling,
-    correlate: Correlate | None,
-) -> OutputTiles:
-    """The outputs of all tiles of all parts."""
-    v = _input_planes(x, parts, geometry, tiling)
-    if correlate is not None:
-        correlate(v, parts)
-    tiles = tiling.plan(OutputTiles, x, parts, filters.shape[2])
-    torch.bmm(v, filters[: len(v)], out=tiles.m)
-    return tiles
+def _tiling_of_inputs(x: Tensor, dy: Tensor, geometry: Geometry) -> "_Tiling":
+    """That of the phases of x (N, H, W, C), from dy (N, OH, OW, O)."""
+    return _tiling(dy, geometry, dy, x, turned=True)
 
 
-def _input_planes(x: Tensor, parts: Parts, geometry: Geometry, tiling: _Tiling) -> Tensor:
-    """V (parts places, tiles, channels) of all tiles of all parts."""
+def _tiling(like: Tensor, geometry: Geometry, x: Tensor, y: Tensor, *, turned: bool) -> "_Tiling":
+    """That of y from x, both (N, H, W, channels); the phases are those of y if `turned`, else of x.
+
+    Layers of one width share their scratch memory: beside the chunk, wide ones need much of it for filters.
+    """
     phases = len(geometry.all_phases)
-    tiles = tiling.plan(InputTiles, x, parts, phases * x.shape[3], phases)
-    tiles.read(x, parts, geometry)
-    return tiles.planes()
+    widths = (x.shape[3], y.shape[3] * phases) if turned else (x.shape[3] * phases, y.shape[3])
+    workspace, limits = local_workspace(f"{__name__} {widths}"), (threads(like), chunk_size(like))
+    return workspace.plan(_Tiling, like, geometry, x.shape, y.shape, turned, limits)
+
+
+class _Tiling:
+    """The outputs of a minimal filter in tiles, chunk by chunk, and the filters, in scratch memory.
+
+    A plan for pictures of some shapes, as long as threads and the size of a chunk stay the same.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        like: Tensor,
+        geometry: Geometry,
+        x: tuple[int, ...],
+        y: tuple[int, ...],
+        turned: bool,
+        limits: Pair,
+    ) -> None:
+        stride = geometry.stride[0]
+        taps = geometry.kernel[0] // stride
+        if turned:
+            outputs = Phased(y, geometry)
+            (top, _), (left, _) = outputs.ranges
+            inputs = Phased(x, Geometry((taps, taps), padding=(taps - 1 - top, taps - 1 - left)))
+        else:
+            inputs, outputs = Phased(x, geometry), Phased(y, Geometry((1, 1)))
+        f = min(FILTERS[taps], key=lambda f: prod(_tiles(f, outputs)) * f.inputs**2)
+        parts = _in_parts(f, inputs, outputs, like)
+        count = max(some.count for some in parts)
+        # the largest chunk comes first, so that all scratch memory is asked for while nothing lies in it
+        self.filters = _Filters(workspace, like, f, stride, inputs, outputs, count, turned=turned)
+        views: dict[TileCount, _Views] = {}
+        for some in parts:
+            if some.size not in views:
+                views[some.size] = _Views(workspace, like, f, some.size, inputs, outputs)
+        self.chunks = [_Chunk(views[some.size], some, self.filters, some is parts[0]) for some in parts]
+
+
+def _tiles(f: MinimalFilter, outputs: Phased) -> Pair:
+    """The rows and columns of tiles of a picture."""
+    (top, bottom), (left, right) = outputs.ranges
+    return -(-(bottom - top) // f.outputs), -(-(right - left) // f.outputs)
+
+
+def _in_parts(f: MinimalFilter, inputs: Phased, outputs: Phased, like: Tensor) -> list[Parts]:
+    """All tiles of the outputs in chunks."""
+    ins, outs, pictures = inputs.channels, outputs.channels, outputs.shape[0]
+    (th, tw), widest = _tiles(f, outputs), max(ins, outs)
+    intermediates = 2 * f.inputs**2 * widest  # of a tile: V, and M
+    are_many = pictures * th * tw >= 2 * threads(like) * widest
+    count = threads(like) if are_many else 1
+    return in_parts(pictures, th, tw, intermediates, like, count, f.inputs**2 * ins * outs)
+
+
+class _Filters:
+    """U = G g G^T of the filters of a weight (O, C, kh, kw), once for each part of a chunk, and the gradient
+    dU, summed over all chunks.
+
+    `turned`: of filters turned by 180 degrees, C and O exchanged.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        like: Tensor,
+        f: MinimalFilter,
+        stride: int,
+        inputs: Phased,
+        outputs: Phased,
+        parts: int,
+        *,
+        turned: bool,
+    ) -> None:
+        r, s, self._places, self._parts, self.turned = f.taps, stride, f.inputs**2, parts, turned
+        ins, outs = inputs.channels, outputs.channels
+        O, C = (inputs.shape[3], outputs.shape[3]) if turned else (outputs.shape[3], inputs.shape[3])
+        m, self._shape = matrices(f, like), (O, C, r, s, r, s)
+        transform, weight = m.turned_filters if turned else m.filters, stencil((O, C, r * s, r * s))
+        # (r, r, O, s, s, C) or (r, r, s, s, C, O): by tap, the inputs of the product, its outputs
+        by_tap = weight.view(self._shape).permute(*((2, 4, 0, 3, 5, 1) if turned else (2, 4, 3, 5, 1, 0)))
+        self._weight = View(by_tap, weight)
+        self._taps = workspace.empty("products", tuple(by_tap.shape), like)
+        u = workspace.empty("filters", (parts, self._places, ins * outs), like)
+        self._transform = transform[None], self._taps.view(1, r * r, -1), u[:1]
+        self._copies, self._first = u[1:], u[:1].expand(parts - 1, -1, -1)
+        self._u = u.view(-1, ins, outs)
+        # G^T (x) G^T once for each part: transforms dU and sums it over the parts
+        adjoint, size = transform.T.repeat(1, parts)[None], O * s * s * C
+        sums = workspace.empty("sums", (1, parts * self._places, size), like)
+        d_taps = workspace.empty("products", (1, r * r, size), like)
+        self._adjoint, self._d_u = (adjoint, sums, d_taps), sums.view(-1, O, s * s * C)
+        # (row, column of the tap, O, row, column of the phase, C) -> (O, C, r s, r s)
+        self._d_weight = d_taps.view(r, r, O, s, s, C).permute(2, 5, 0, 3, 1, 4)
+
+    def transform(self, weight: Tensor) -> None:
+        """Makes U of the filters of a weight."""
+        self._taps.copy_(self._weight.of(weight.contiguous()))
+        multiply_planes(*self._transform)
+        if self._parts > 1:
+            self._copies.copy_(self._first)
+
+    def add_gradient(self, d_weight: Tensor) -> None:
+        """Adds G^T dU G of every filter to dL/dweight."""
+        multiply_planes(*self._adjoint)
+        d_weight.view(self._shape).add_(self._d_weight)
+
+    def of(self, parts: int) -> tuple[Tensor, Tensor]:
+        """U and dU of the first so many parts: (parts places, inputs, outputs), (parts places, O, s s C)."""
+        if parts == self._parts:
+            return self._u, self._d_u
+        return self._u[: parts * self._places], self._d_u[: parts * self._places]
+
+
+class _Views:
+    """Those of the scratch memory that all chunks of a size have in common."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        like: Tensor,
+        f: MinimalFilter,
+        tiles: TileCount,
+        inputs: Phased,
+        outputs: Phased,
+    ) -> None:
+        self.inputs = InputTiles(workspace, like, f, tiles, inputs)
+        self.outputs = OutputTiles(workspace, like, f, tiles, outputs)
+        self.gradients = GradientTiles(workspace, like, f, tiles, outputs)
+
+
+class _Chunk:
+    """Tiles of some parts: M = V U, and dU = V^T dM, from pictures x to pictures y (N, H, W, channels)."""
+
+    def __init__(self, views: _Views, parts: Parts, filters: _Filters, is_first: bool) -> None:
+        self._inputs, self._outputs, self._gradients = views.inputs, views.outputs, views.gradients
+        self._windows, self._pixels = self._inputs.readings(parts), self._gradients.readings(parts)
+        self._writings = self._outputs.writings(parts)
+        self._u, self._d_u = filters.of(parts.count)
+        v, d_m = self._inputs.v, self._gradients.m
+        a, b = (v, d_m) if filters.turned else (d_m, v)
+        self._factors, self._begun = (a.transpose(1, 2), b), int(not is_first)
+
+    def read(self, x: Tensor) -> None:
+        """Makes V."""
+        self._inputs.read(x, self._windows)
+
+    def correlate(self, y: Tensor) -> None:
+        """Adds to dU, from V and pictures y."""
+        self._gradients.read(y, self._pixels)
+        torch.baddbmm(self._d_u, *self._factors, beta=self._begun, out=self._d_u)
+
+    def sum_of_pixels(self) -> Tensor:
+        """That of the pictures which were correlated."""
+        return self._gradients.sum()
+
+    def multiply(self) -> None:
+        """Makes M, from V."""
+        torch.bmm(self._inputs.v, self._u, out=self._outputs.m)
+
+    def write(self, y: Tensor, bias: Tensor | None, join: Join) -> None:
+        """Joins the outputs, made of M, plus a bias, with pictures y."""
+        self._outputs.write(y, self._writings, bias, join)
