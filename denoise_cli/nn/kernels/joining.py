@@ -3,7 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from denoise_cli.nn.kernels.geometry import View
 
 
 @dataclass(frozen=True)
@@ -31,3 +34,12 @@ def _keep(memory: Tensor) -> None:
 
 WRITE = Join(Tensor.copy_, _keep)
 ADD = Join(Tensor.add_)
+
+
+def adding(x: Tensor, y: Tensor) -> Join:
+    """Writes the result plus `x` to memory `y`, in which values lie in the same order."""
+
+    def put(memory: Tensor, result: Tensor) -> None:
+        torch.add(result, View(memory, y).of(x), out=memory)
+
+    return Join(put, finish=lambda memory: put(memory, memory))

@@ -12,9 +12,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from denoise_cli.nn.kernels.joining import ADD, Join
+from denoise_cli.nn.kernels.joining import ADD, Join, adding
 from denoise_cli.nn.layers.activations import Activation
-from denoise_cli.nn.layout import copy, empty, empty_like, from_rows, to_rows
+from denoise_cli.nn.layout import channels_last, copy, empty, empty_like, from_rows, to_rows
 from denoise_cli.nn.module import Module, Reach, Shape, ShapeError
 from denoise_cli.nn.registry import Example, layer
 
@@ -103,7 +103,14 @@ class Chain(Module):
     def forward_onto(self, x: Tensor, onto: Tensor, join: Join = ADD) -> Tensor:
         if not self.ends_apart:
             return super().forward_onto(x, onto, join)
-        before_last = self._forward(x, owned=False, stop=-1)
+        return self.end_onto(self.forward_to_last(x), onto, join)
+
+    def forward_to_last(self, x: Tensor) -> Tensor:
+        """What the last link reads."""
+        return self._forward(x, owned=False, stop=-1)
+
+    def end_onto(self, before_last: Tensor, onto: Tensor, join: Join) -> Tensor:
+        """What the last link makes of it joined with `onto`, in its memory if that is channels-last."""
         path, last = self._links[-1]
         with inside(path):
             return last.forward_onto(before_last, onto, join)
@@ -231,18 +238,24 @@ class Residual(Skip):
     """y = x + body(x); dx = dy + body.backward(dy) (He et al., arXiv:1512.03385)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        with inside("body"):
-            y = self.body.forward(x)
-        self.joined(x.shape, y.shape)
-        return torch.add(y, x, out=y if self.body.fresh_output else empty_like(y))
+        return self._forward(x, owned=False)
 
     def forward_(self, x: Tensor) -> Tensor:
         # Outside training nobody needs x any more once the last layer of the body is all that is left.
-        if self.training or not (isinstance(self.body, Chain) and self.body.ends_apart):
-            return self.forward(x)
+        return self._forward(x, owned=not self.training)
+
+    def _forward(self, x: Tensor, *, owned: bool) -> Tensor:
         self.output_shape(x.shape)
+        body = self.body
         with inside("body"):
-            return self.body.forward_onto(x, x)
+            if not (isinstance(body, Chain) and body.ends_apart):
+                y = body.forward(x)
+                return torch.add(y, x, out=y if body.fresh_output else empty_like(y))
+            if owned:
+                return body.forward_onto(x, x)
+            before_last, x = body.forward_to_last(x), channels_last(x)
+            y = empty_like(x)
+            return body.end_onto(before_last, y, adding(x, y))
 
     def backward(self, dy: Tensor) -> Tensor:
         dx = self.body.backward(dy)
