@@ -19,6 +19,10 @@ from denoise_cli.nn.module import Module, Reach, Shape, ShapeError
 from denoise_cli.nn.registry import Example, layer
 
 
+_POINTWISE = {"conv2d": {"in_channels": 4, "out_channels": 4, "kernel_size": 1}}
+"""A convolution for an example."""
+
+
 @contextmanager
 def inside(step: str) -> Iterator[None]:
     """Puts `step` before the path of a ShapeError."""
@@ -233,7 +237,12 @@ class Skip(Wrapper):
         return replace(after, margin=max(reach.margin, after.margin))
 
 
-@layer("residual", Example({"body": ["tanh"]}), Example({"body": ["elu", {"leaky_relu": {}}, "gelu"]}))
+@layer(
+    "residual",
+    Example({"body": ["tanh"]}),
+    Example({"body": ["elu", {"leaky_relu": {}}, "gelu"]}),
+    Example({"body": [_POINTWISE, "relu", _POINTWISE]}),
+)
 class Residual(Skip):
     """y = x + body(x); dx = dy + body.backward(dy) (He et al., arXiv:1512.03385)."""
 
