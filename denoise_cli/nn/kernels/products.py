@@ -47,13 +47,14 @@ def products_of(x: Tensor, weight: Tensor) -> Iterator[None]:
     if allowed == "medium" and wide and multiplies_bfloat16(x.device):
         _mode.dtype = torch.bfloat16
     _mode.cheap = torch.bfloat16 in (_mode.dtype, x.dtype) or not on_cpu
-    ours = on_cpu and allowed in ("highest", "medium")
-    if ours:
-        torch.set_float32_matmul_precision("medium" if _onednn_keeps_float32() else "highest")
+    wanted = "medium" if _onednn_keeps_float32() else "highest"
+    switch = on_cpu and allowed in ("highest", "medium") and allowed != wanted
+    if switch:
+        torch.set_float32_matmul_precision(wanted)
     try:
         yield
     finally:
-        if ours and allowed:
+        if switch and allowed:
             torch.set_float32_matmul_precision(allowed)
         _mode.dtype, _mode.cheap = None, False
 
