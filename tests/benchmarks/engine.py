@@ -6,8 +6,8 @@ Every work is run by three engines in turn - ours, torch.nn in its default layou
 and the medians are compared with the better of the latter two. In bf16, torch.nn runs under autocast, which
 keeps activations in bfloat16, too. On a GPU, float32 is float32 for both, without TF32, cuDNN chooses its
 algorithms by trial, and the training steps of both are recorded and asked for by one call. Memory is the peak
-of a fresh process above what it held before the first run; on a GPU, that of the tensors on it. Nothing is
-asserted: the figures belong to the machine.
+of a fresh process above what it held before the first run, the median of three processes; on a GPU, that of
+the tensors on it. Nothing is asserted: the figures belong to the machine.
 """
 
 import argparse
@@ -243,10 +243,11 @@ def peak_memory(work: str, engine: str, setting: Setting) -> float:
 
 
 def peaks(works: list[str], setting: Setting) -> dict[tuple[str, str], float]:
-    """`peak_memory` of every work by every engine; on a GPU several at once."""
+    """The median `peak_memory` of every work by every engine; on a GPU several processes run at once."""
     cases = [(work, engine) for work in works for engine in ENGINES]
     with ThreadPoolExecutor(1 if setting.device.type == "cpu" else 9) as pool:
-        return dict(zip(cases, pool.map(lambda case: peak_memory(*case, setting), cases), strict=True))
+        rounds = [pool.map(lambda case: peak_memory(*case, setting), cases) for _ in range(3)]
+        return {case: statistics.median(of) for case, *of in zip(cases, *rounds, strict=True)}
 
 
 def measure_peak(work: str, engine: str, setting: Setting) -> float:
