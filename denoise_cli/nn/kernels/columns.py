@@ -32,7 +32,7 @@ from denoise_cli.nn.kernels.geometry import (
     phase_pairs,
     phase_range,
 )
-from denoise_cli.nn.kernels.joining import Join
+from denoise_cli.nn.kernels.joining import WRITE, Join
 from denoise_cli.nn.kernels.parts import in_parts
 from denoise_cli.nn.kernels.products import (
     factor,
@@ -211,10 +211,12 @@ def _spread(
             total.add_(added[t, :, offset : offset + count])
         if biases is not None:
             total.add_(biases)
+        if join.pointwise and join.finish:  # here, as runs of few channels in pictures are short
+            join.finish(total)
         planes = sums.view(len(phases), C, n, height, width).permute(2, 3, 4, 0, 1)
         planes = planes[:, : last - first, : right - left]
         for target, some in phase_pairs(planes, top + first, left, geometry, phases, dx[pictures]):
-            join.put(target, some)
+            (WRITE if join.pointwise else join).put(target, some)
 
 
 def _column_products(x: Tensor, dy: Tensor, geometry: Geometry) -> Tensor:

@@ -14,11 +14,13 @@ class Join:
     """What is done with each part of a result, once.
 
     `put(memory, result)` leaves in `memory` what is wanted of both. `finish(memory)` does the same to a
-    result that was computed in that memory; it is None where what lies there is needed.
+    result that was computed in that memory; it is None where what lies there is needed. A `pointwise` one
+    may finish a result elsewhere, for it to be copied.
     """
 
     put: Callable[[Tensor, Tensor], object]
     finish: Callable[[Tensor], object] | None = None
+    pointwise: bool = False
 
     def end(self, memory: Tensor, result: Tensor) -> None:
         """Joins a result with the memory, in which it may have been computed if there is a `finish`."""
@@ -32,7 +34,7 @@ def _keep(memory: Tensor) -> None:
     """The result stays as it is."""
 
 
-WRITE = Join(Tensor.copy_, _keep)
+WRITE = Join(Tensor.copy_, _keep, pointwise=True)
 ADD = Join(Tensor.add_)
 
 

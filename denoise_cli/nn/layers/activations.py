@@ -82,7 +82,7 @@ class Activation(Module):
         def put(memory: Tensor, result: Tensor) -> None:
             self.function(result, out=memory)
 
-        return Join(put, finish=lambda memory: put(memory, memory))
+        return Join(put, finish=lambda memory: put(memory, memory), pointwise=True)
 
     @property
     def _chain_rule(self) -> Join:
