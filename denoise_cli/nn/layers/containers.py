@@ -18,7 +18,6 @@ from denoise_cli.nn.layout import channels_last, copy, empty, empty_like, from_r
 from denoise_cli.nn.module import Module, Reach, Shape, ShapeError
 from denoise_cli.nn.registry import Example, layer
 
-
 _POINTWISE = {"conv2d": {"in_channels": 4, "out_channels": 4, "kernel_size": 1}}
 """A convolution for an example."""
 
