@@ -101,7 +101,7 @@ class ReLU(Activation):
         torch.clamp_min(x, 0, out=out)
 
     def derivative(self, kept: Tensor, out: Tensor) -> None:
-        torch.sign(kept, out=out)  # y >= 0
+        torch.gt(kept, 0, out=out)
 
 
 @layer("leaky_relu", Example(), Example({"negative_slope": 0.3}))
