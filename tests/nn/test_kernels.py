@@ -16,7 +16,7 @@ from denoise_cli.nn import kernels
 from denoise_cli.nn.kernels import KERNELS, chunks, columns, depthwise, memory, shifted, winograd
 from denoise_cli.nn.kernels.chunks import Scratch
 from denoise_cli.nn.kernels.geometry import Geometry
-from denoise_cli.nn.kernels.joining import ADD, WRITE, Join
+from denoise_cli.nn.kernels.joining import ADD, WRITE, Join, adding
 from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_2, F_4_3, MinimalFilter, matrices
 from denoise_cli.nn.kernels.products import products_of
 from denoise_cli.nn.precision import products_in
@@ -171,6 +171,7 @@ JOINS = {
     "add": ADD,
     "multiply": Join(lambda memory, result: memory.mul_(result)),
     "halve": Join(lambda memory, result: memory.copy_(result).mul_(0.5), finish=halve),
+    "halve anywhere": Join(lambda memory, result: memory.copy_(result).mul_(0.5), halve, pointwise=True),
 }
 
 
@@ -197,6 +198,31 @@ def test_results_are_joined_with_what_is_in_memory(
             map_(taken, w, some_bias, g, memory, join)
         join.put(before, result)
         torch.testing.assert_close(memory, before)
+
+
+@pytest.mark.parametrize(("kernel", "g"), [*CASES, *(pytest.param(depthwise, g) for g in GEOMETRIES)])
+@pytest.mark.parametrize("size", [(12, 16), (13, 9)])
+def test_pictures_may_lie_anywhere_and_others_may_be_added(
+    kernel: ModuleType, g: Geometry, size: tuple[int, int]
+) -> None:
+    """One and two further pictures before what is read, what is added and what is written."""
+    C, O = (1, 3) if kernel is depthwise else (3, 5)
+    x, w, b, dy = random_case(g, 2, C, O, size, torch.float32)
+    x = x.expand(-1, 3, -1, -1)
+
+    def behind(count: int, t: Tensor) -> Tensor:
+        return torch.cat([torch.full_like(t[:1], torch.nan)] * count + [t])[count:]
+
+    for map_, taken, bias, like in (
+        (kernel.forward, pictures(x), b, pictures(dy)),
+        (kernel.input_gradient, pictures(dy), torch.randn(3), pictures(x)),
+    ):
+        result, other = torch.empty_like(like), torch.randn_like(like)
+        memory = behind(2, torch.full_like(like, torch.nan))
+        with chunks_of(2000):
+            map_(taken, w, bias, g, result, WRITE)
+            map_(behind(1, taken), w, bias, g, memory, adding(behind(1, other), memory))
+        torch.testing.assert_close(memory, result + other)
 
 
 @pytest.mark.parametrize(("kernel", "g"), CASES)

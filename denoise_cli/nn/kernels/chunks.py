@@ -22,7 +22,7 @@ CHUNK = 4 * 1024 * 1024
 """Bytes that the intermediates of a chunk take, for each thread: few enough to stay in cache, enough for the
 fixed cost of a tensor operation, a few microseconds, and of a product's packing not to matter."""
 
-PLANS = 512
+PLANS = 128
 """How many plans a workspace keeps: those of a large network, and an end to those of many pictures."""
 
 Chunk = tuple[slice, int, int]
