@@ -235,13 +235,12 @@ class _Filters:
         O, C = (inputs.shape[3], outputs.shape[3]) if turned else (outputs.shape[3], inputs.shape[3])
         m, self._shape = matrices(f, like), (O, C, r, s, r, s)
         transform, weight = m.turned_filters if turned else m.filters, stencil((O, C, r * s, r * s))
-        # (r, r, O, s, s, C) or (r, r, s, s, C, O): by tap, the inputs of the product, its outputs
-        by_tap = weight.view(self._shape).permute(*((2, 4, 0, 3, 5, 1) if turned else (2, 4, 3, 5, 1, 0)))
-        self._weight = View(by_tap, weight)
-        self._taps = workspace.empty("products", tuple(by_tap.shape), like)
+        # (O, s, s, C, r, r) or (s, s, C, O, r, r): the inputs of a product, its outputs, the taps
+        filters = weight.view(self._shape).permute(*((0, 3, 5, 1, 2, 4) if turned else (3, 5, 1, 0, 2, 4)))
+        self._filters = View(filters, weight)
+        self._taps = workspace.empty("products", tuple(filters.shape), like)
         u = workspace.empty("filters", (parts, self._places, ins * outs), like)
-        self._transform = transform[None], self._taps.view(1, r * r, -1), u[:1]
-        self._copies, self._first = u[1:], u[:1].expand(parts - 1, -1, -1)
+        self._matrix, self._first, self._others = transform[None], u[:1], u[1:]
         self._u = u.view(-1, ins, outs)
         # G^T (x) G^T once for each part: transforms dU and sums it over the parts
         adjoint, size = transform.T.repeat(1, parts)[None], O * s * s * C
@@ -252,11 +251,13 @@ class _Filters:
         self._d_weight = d_taps.view(r, r, O, s, s, C).permute(2, 5, 0, 3, 1, 4)
 
     def transform(self, weight: Tensor) -> None:
-        """Makes U of the filters of a weight."""
-        self._taps.copy_(self._weight.of(weight.contiguous()))
-        multiply_planes(*self._transform)
+        """Makes U of the filters of a weight, from where they lie if those of the product lie in that order."""
+        filters, taps = self._filters.of(weight.contiguous()), self._matrix.shape[2]
+        if not filters.is_contiguous():
+            filters = self._taps.copy_(filters)
+        multiply_planes(self._matrix, filters.view(1, -1, taps).transpose(1, 2), self._first)
         if self._parts > 1:
-            self._copies.copy_(self._first)
+            self._others.copy_(self._first.expand_as(self._others))
 
     def add_gradient(self, d_weight: Tensor) -> None:
         """Adds G^T dU G of every filter to dL/dweight."""
