@@ -251,7 +251,7 @@ class _Filters:
         self._d_weight = d_taps.view(r, r, O, s, s, C).permute(2, 5, 0, 3, 1, 4)
 
     def transform(self, weight: Tensor) -> None:
-        """Makes U of the filters of a weight, from where they lie if those of the product lie in that order."""
+        """Makes U of the filters of a weight, where they lie if that is the order of the product."""
         filters, taps = self._filters.of(weight.contiguous()), self._matrix.shape[2]
         if not filters.is_contiguous():
             filters = self._taps.copy_(filters)
