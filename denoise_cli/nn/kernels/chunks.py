@@ -18,7 +18,7 @@ from denoise_cli.nn.kernels.memory import pages
 ALIGNMENT = 64
 """Bytes that tensors in scratch memory begin at a multiple of: a line of the cache."""
 
-CHUNK = 4 * 1024 * 1024
+CHUNK = 3584 * 1024
 """Bytes that the intermediates of a chunk take, for each thread: few enough to stay in cache, enough for the
 fixed cost of a tensor operation, a few microseconds, and of a product's packing not to matter."""
 

@@ -191,7 +191,7 @@ def _spread(
     taps = weight.view(O, C, rh, sh, rw, sw).flip(2, 4).permute(2, 4, 3, 5, 1, 0).reshape(-1, O)
     biases = None if bias is None else bias.repeat(len(phases))[:, None]
     width = right - left + rw - 1
-    chunks = chunks_of_rows(dy.shape[0], bottom - top, width * max(O, rh * rw * few), dy)
+    chunks = chunks_of_rows(dy.shape[0], bottom - top, width * (O + rh * rw * few), dy)
     workspace = local_workspace(__name__)
     for pictures, first, last in chunks:
         part = dy[pictures]

@@ -205,7 +205,7 @@ def _in_parts(f: MinimalFilter, inputs: Phased, outputs: Phased, like: Tensor) -
     """All tiles of the outputs in chunks."""
     ins, outs, pictures = inputs.channels, outputs.channels, outputs.shape[0]
     (th, tw), widest = _tiles(f, outputs), max(ins, outs)
-    intermediates = 2 * f.inputs**2 * widest  # of a tile: V, and M
+    intermediates = (2 * f.inputs**2 + f.outputs**2) * widest  # of a tile: V, M and D
     are_many = pictures * th * tw >= 2 * threads(like) * widest
     count = threads(like) if are_many else 1
     return in_parts(pictures, th, tw, intermediates, like, count, f.inputs**2 * ins * outs)
