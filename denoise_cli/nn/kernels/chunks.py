@@ -18,7 +18,7 @@ from denoise_cli.nn.kernels.memory import pages
 ALIGNMENT = 64
 """Bytes that tensors in scratch memory begin at a multiple of: a line of the cache."""
 
-CHUNK = 3584 * 1024
+CHUNK = 3840 * 1024
 """Bytes that the intermediates of a chunk take, for each thread: few enough to stay in cache, enough for the
 fixed cost of a tensor operation, a few microseconds, and of a product's packing not to matter."""
 
@@ -52,7 +52,7 @@ def chunks_of_rows(
     if like.device.type != "cpu":
         return [(slice(0, pictures), 0, rows)]
     target, picture = chunk_size(like, beside), rows * values_per_row
-    if 3 * picture <= 2 * target:
+    if 4 * picture <= 3 * target:
         count = max(1, round(pictures * picture / target))
         step = -(-pictures // count)  # chunks of equal size
         return [(slice(n, min(n + step, pictures)), 0, rows) for n in range(0, pictures, step)]
