@@ -354,7 +354,7 @@ def test_minimal_filters_are_convolutions(f: MinimalFilter) -> None:
     """Y = A^T [(G g G^T) * (B^T d B)] A is the correlation of d with g."""
     d, g = (torch.randn(side, side, dtype=torch.float64) for side in (f.inputs, f.taps))
     m = matrices(f, d)
-    y = m.outputs @ ((m.filters @ g.flatten()) * (m.input @ d @ m.input.T).flatten())
+    y = m.outputs @ ((m.filters @ g.flatten()) * (m.inputs @ d.flatten()))
     expected = functional.conv2d(d[None, None], g[None, None]).flatten()
     torch.testing.assert_close(y, expected)
 

@@ -39,10 +39,10 @@ class MinimalFilter:
 
 @dataclass(frozen=True)
 class Matrices:
-    """The three matrices of a minimal filter; those of rows and columns at once are Kronecker products."""
+    """The three matrices of a minimal filter, for rows and columns at once: Kronecker products."""
 
-    input: Tensor
-    """B^T (inputs, inputs)."""
+    inputs: Tensor
+    """B^T (x) B^T (inputs^2, inputs^2)."""
     filters: Tensor
     """G (x) G (inputs^2, taps^2)."""
     turned_filters: Tensor
@@ -64,9 +64,9 @@ def _matrices(f: MinimalFilter, dtype: torch.dtype, device: torch.device) -> Mat
     filters = [p ** np.arange(f.taps) / np.prod(p - rest) for p, rest in zip(points, others, strict=True)]
     outputs = [p ** np.arange(f.outputs) for p in points]
     rows = inputs, [*filters, np.eye(f.taps)[-1]], [*outputs, np.eye(f.outputs)[-1]]
-    b, g, a = (torch.tensor(np.array(some), dtype=dtype, device=device) for some in rows)
-    of_both = torch.kron(g, g)
-    return Matrices(b, of_both, of_both.flip(1), torch.kron(a.T, a.T))
+    b, g, a = (np.array(some) for some in rows)
+    of_both = (np.kron(b, b), np.kron(g, g), np.kron(g, g)[:, ::-1], np.kron(a.T, a.T))
+    return Matrices(*(torch.tensor(some.copy(), dtype=dtype, device=device) for some in of_both))
 
 
 A = math.sqrt(0.5)

@@ -2,13 +2,12 @@
 
 A tile is m x m pixels, as many as a minimal filter F(m, r) has outputs; its window is (m + r - 1)^2 of them.
 Pixels are copied plane by plane, those of all tiles at one place of a tile or window to one plane. Then a
-transform is a product of a small matrix with planes as long as a chunk has tiles and channels, which costs
-little more than copying them does: one of rows and columns at once for outputs, and one each for windows,
-whose matrix for both has three times the products.
+transform of rows and columns at once is a product of a small matrix with planes, as long as a chunk has tiles
+and channels, which costs little more than copying them does.
 
-The scratch memory has "planes" and "products" of them, where pictures lie too as long as there are none, and
-"tiles"; the kernel has more. All views are made once, for all chunks of a size or, where they depend on its
-place in the pictures, for each chunk.
+The scratch memory has "planes" and "products", and all goes from one to the other; pictures lie there too, as
+long as there are none. It has "tiles" beside, and the kernel more. All views are made once, for all chunks of
+a size or, where they depend on its place in the pictures, for each chunk.
 """
 
 from dataclasses import dataclass
@@ -90,7 +89,7 @@ class Phased:
 class InputTiles:
     """Windows d of (p, n, th, tw) tiles, and V = B^T d B, in `v` (p places, tiles, channels).
 
-    V is in "planes"; the rest is free then.
+    V is in "products"; the rest is free then.
     """
 
     def __init__(
@@ -109,11 +108,9 @@ class InputTiles:
         shape, strides = (p, k, k, n, th, tw, channels), (sp, sh, sw, sn, o * sh, o * sw, sc)
         self._windows, self._d = pixels.as_strided(shape, strides), workspace.empty("planes", shape, like)
         size = n * th * tw * channels
-        half, matrix = workspace.empty("products", (p, k, k * size), like), matrices(f, like).input
-        by_column = half.view(p * k, k, size), self._d.view(p * k, k, size)
-        self._rows = matrix.expand(p, k, k), self._d.view(p, k, k * size), half
-        self._columns = matrix.expand(p * k, k, k), *by_column
-        self.v = self._d.view(p * k * k, n * th * tw, channels)
+        v = workspace.empty("products", (p, k * k, size), like)
+        self._transform = matrices(f, like).inputs.expand(p, -1, -1), self._d.view(p, k * k, size), v
+        self.v = v.view(p * k * k, n * th * tw, channels)
 
     def readings(self, parts: Parts) -> list[Reading]:
         """What `read` reads the windows of some parts by; the first begins where the padding does."""
@@ -124,27 +121,26 @@ class InputTiles:
         for reading in readings:
             reading.read(pictures)
         self._d.copy_(self._windows)
-        multiply_planes(*self._rows)
-        multiply_planes(*self._columns)
+        multiply_planes(*self._transform)
 
 
 class OutputTiles:
     """Y = A^T M A of (p, n, th, tw) tiles, for an M that is left in `m`, (p places, tiles, channels).
 
-    M is in "products", and V no longer wanted.
+    M is in "planes", and V no longer wanted.
     """
 
     def __init__(
         self, workspace: Workspace, like: Tensor, f: MinimalFilter, tiles: TileCount, pictures: Phased
     ) -> None:
         (p, n, th, tw), k, o, channels = tiles, f.inputs, f.outputs, pictures.channels
-        self.m = workspace.empty("products", (p * k * k, n * th * tw, channels), like)
-        y = workspace.empty("planes", (p, o * o, n * th * tw * channels), like)
+        self.m = workspace.empty("planes", (p * k * k, n * th * tw, channels), like)
+        y = workspace.empty("products", (p, o * o, n * th * tw * channels), like)
         self._transform = matrices(f, like).outputs.expand(p, -1, -1), self.m.view(p, k * k, -1), y
         self._tiles = _in_pictures(y.view(p, o, o, n, th, tw, channels))
         self._pictures, self._side = pictures, o
         self._y = y.view(-1, pictures.shape[3])
-        self._whole = workspace.empty("products", (p, n, th * o, tw * o, channels), like)
+        self._whole = workspace.empty("planes", (p, n, th * o, tw * o, channels), like)
         self._whole_by_tile = _by_tile(self._whole, o)
 
     def writings(self, parts: Parts) -> list[tuple[View, Tensor]]:
@@ -172,7 +168,7 @@ class OutputTiles:
 
 class GradientTiles:
     """A D A^T of (p, n, th, tw) tiles D, in `m` (p places, tiles, channels): the gradient by M, if D is that
-    by Y = A^T M A. It is in "products"."""
+    by Y = A^T M A. It is in "planes"."""
 
     def __init__(
         self, workspace: Workspace, like: Tensor, f: MinimalFilter, tiles: TileCount, pictures: Phased
@@ -180,11 +176,11 @@ class GradientTiles:
         (p, n, th, tw), k, o, channels = tiles, f.inputs, f.outputs, pictures.channels
         size = n * th * tw * channels
         d = workspace.empty("tiles", (p, o * o, size), like)
-        m = workspace.empty("products", (p, k * k, size), like)
+        m = workspace.empty("planes", (p, k * k, size), like)
         self._transform = matrices(f, like).outputs.T.expand(p, -1, -1), d, m
         self._tiles = _in_pictures(d.view(p, o, o, n, th, tw, channels))
         self._pictures, self._side = pictures, o
-        self._whole = workspace.empty("products", (p, n, th * o, tw * o, channels), like)
+        self._whole = workspace.empty("planes", (p, n, th * o, tw * o, channels), like)
         self._whole_by_tile = _by_tile(self._whole, o)
         self._phases = _PhaseWindows(self._whole, pictures.phases)
         self._pixels, self.m = d.view(p, -1, channels), m.view(p * k * k, n * th * tw, channels)
