@@ -68,13 +68,17 @@ def test_float32_is_float32_where_only_some_products_would_be_rounded() -> None:
     torch.testing.assert_close(y.double(), exact, rtol=0, atol=1e-5 * float(exact.abs().max()))
 
 
-def test_torchs_newer_settings_are_left_alone() -> None:
+@pytest.mark.parametrize(
+    "capabilities", ["torch.cpu.get_capabilities", "dict"], ids=["as they are", "unknown"]
+)
+def test_torchs_newer_settings_are_left_alone(capabilities: str) -> None:
     """In a process of its own: torch has no way back from them."""
-    code = """
+    code = f"""
 import torch
 from denoise_cli.nn import build
 from denoise_cli.nn.precision import products_in
-net = build([{"conv2d": {"in_channels": 3, "out_channels": 3, "kernel_size": 3}}])
+torch.cpu.get_capabilities = {capabilities}
+net = build([{{"conv2d": {{"in_channels": 3, "out_channels": 3, "kernel_size": 3}}}}])
 torch.backends.fp32_precision = "tf32"
 with products_in("bf16"):
     net.backward(net.forward(torch.rand(1, 3, 8, 8)))

@@ -47,14 +47,15 @@ def products_of(x: Tensor, weight: Tensor) -> Iterator[None]:
     if allowed == "medium" and wide and multiplies_bfloat16(x.device):
         _mode.dtype = torch.bfloat16
     _mode.cheap = torch.bfloat16 in (_mode.dtype, x.dtype) or not on_cpu
-    wanted = "medium" if _onednn_keeps_float32() else "highest"
-    switch = on_cpu and allowed in ("highest", "medium") and allowed != wanted
-    if switch:
+    wanted = allowed
+    if on_cpu and allowed in ("highest", "medium"):
+        wanted = "medium" if _onednn_keeps_float32() else "highest"
+    if wanted and wanted != allowed:
         torch.set_float32_matmul_precision(wanted)
     try:
         yield
     finally:
-        if switch and allowed:
+        if allowed and wanted != allowed:
             torch.set_float32_matmul_precision(allowed)
         _mode.dtype, _mode.cheap = None, False
 
