@@ -140,23 +140,23 @@ def _convolve(
 
 def _tiling_of_outputs(x: Tensor, y: Tensor, geometry: Geometry) -> "_Tiling":
     """That of y (N, OH, OW, O), from the phases of x (N, H, W, C)."""
-    return _tiling(x, geometry, x, y, turned=False)
+    return _tiling(x, y, geometry, turned=False)
 
 
 def _tiling_of_inputs(x: Tensor, dy: Tensor, geometry: Geometry) -> "_Tiling":
     """That of the phases of x (N, H, W, C), from dy (N, OH, OW, O)."""
-    return _tiling(dy, geometry, dy, x, turned=True)
+    return _tiling(dy, x, geometry, turned=True)
 
 
-def _tiling(like: Tensor, geometry: Geometry, x: Tensor, y: Tensor, *, turned: bool) -> "_Tiling":
+def _tiling(x: Tensor, y: Tensor, geometry: Geometry, *, turned: bool) -> "_Tiling":
     """That of y from x, both (N, H, W, channels); the phases are those of y if `turned`, else of x.
 
     Layers of one width share their scratch memory: beside the chunk, wide ones need much of it for filters.
     """
     phases = len(geometry.all_phases)
     widths = (x.shape[3], y.shape[3] * phases) if turned else (x.shape[3] * phases, y.shape[3])
-    workspace, limits = local_workspace(f"{__name__} {widths}"), (threads(like), chunk_size(like))
-    return workspace.plan(_Tiling, like, geometry, x.shape, y.shape, turned, limits)
+    workspace, limits = local_workspace(f"{__name__} {widths}"), (threads(x), chunk_size(x))
+    return workspace.plan(_Tiling, x, geometry, x.shape, y.shape, turned, limits)
 
 
 class _Tiling:

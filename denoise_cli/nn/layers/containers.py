@@ -106,11 +106,14 @@ class Chain(Module):
     def forward_onto(self, x: Tensor, onto: Tensor, join: Join = ADD) -> Tensor:
         if not self.ends_apart:
             return super().forward_onto(x, onto, join)
-        return self.end_onto(self.forward_to_last(x), onto, join)
+        return self.end_onto(self.forward_to_last(x)[0], onto, join)
 
-    def forward_to_last(self, x: Tensor) -> Tensor:
-        """What the last link reads."""
-        return self._forward(x, owned=False, stop=-1)
+    def forward_to_last(self, x: Tensor) -> tuple[Tensor, Shape]:
+        """What the last link reads, and the shape of what it makes of that."""
+        before_last = self._forward(x, owned=False, stop=-1)
+        path, last = self._links[-1]
+        with inside(path):
+            return before_last, last.output_shape(before_last.shape)
 
     def end_onto(self, before_last: Tensor, onto: Tensor, join: Join) -> Tensor:
         """What the last link makes of it joined with `onto`, in its memory if that is channels-last."""
@@ -253,17 +256,20 @@ class Residual(Skip):
         return self._forward(x, owned=not self.training)
 
     def _forward(self, x: Tensor, *, owned: bool) -> Tensor:
-        self.output_shape(x.shape)
         body = self.body
-        with inside("body"):
-            if not (isinstance(body, Chain) and body.ends_apart):
+        if not (isinstance(body, Chain) and body.ends_apart):
+            with inside("body"):
                 y = body.forward(x)
-                return torch.add(y, x, out=y if body.fresh_output else empty_like(y))
-            if owned:
-                return body.forward_onto(x, x)
-            before_last, x = body.forward_to_last(x), channels_last(x)
-            y = empty_like(x)
-            return body.end_onto(before_last, y, adding(x, y))
+            self.joined(x.shape, y.shape)
+            return torch.add(y, x, out=y if body.fresh_output else empty_like(y))
+        with inside("body"):
+            before_last, shape = body.forward_to_last(x)
+        self.joined(x.shape, shape)
+        if owned:
+            return body.end_onto(before_last, x, ADD)
+        x = channels_last(x)
+        y = empty_like(x)
+        return body.end_onto(before_last, y, adding(x, y))
 
     def backward(self, dy: Tensor) -> Tensor:
         dx = self.body.backward(dy)
