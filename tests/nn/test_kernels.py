@@ -280,6 +280,22 @@ def test_stated_error_of_both_gradients_at_once(
     assert max(errors(found, expected)) < 4e-6
 
 
+@pytest.mark.parametrize("g", [g for g in GEOMETRIES if winograd.fits(g)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_shares_of_tiles_change_nothing_but_rounding(
+    g: Geometry, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU sums the gradients of filters over shares of the tiles; here a processor does."""
+    case = random_case(g, 4, 6, 7, (21, 18), torch.float64)
+    monkeypatch.setattr(winograd, "_shares", lambda *_: 2)
+    torch.set_num_threads(threads)
+    try:
+        with chunks.fresh_scratch():
+            assert max(errors(ours(winograd, *case, g), theirs(*case, g))) < 1e-12
+    finally:
+        torch.set_num_threads(1)
+
+
 @pytest.mark.parametrize(("kernel", "groups"), [(columns, 1), (shifted, 1), (depthwise, 8)])
 def test_sums_over_many_chunks_of_bfloat16_are_exact(kernel: ModuleType, groups: int) -> None:
     """In bfloat16 itself, what one more chunk adds to 256 others would be lost."""

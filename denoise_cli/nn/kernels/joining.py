@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from denoise_cli.nn.kernels.geometry import View
+from denoise_cli.nn.kernels.geometry import View, copy_wide
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def _keep(memory: Tensor) -> None:
     """The result stays as it is."""
 
 
-WRITE = Join(Tensor.copy_, _keep, pointwise=True)
+WRITE = Join(lambda memory, result: copy_wide(result, memory), _keep, pointwise=True)
 ADD = Join(Tensor.add_)
 
 

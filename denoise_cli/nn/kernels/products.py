@@ -12,8 +12,8 @@ keeps float32: it has little to gain, and in the first and the last layer the ch
 which 8 bits would be left. Error where factors are rounded: up to 1 % of the largest output.
 
 Accelerators. A GPU with units for matrices of bfloat16 is served in the same way, and its narrow layers by
-TF32, factors of 11 bits. Its products are cheap beside a pass over memory whatever the precision, so that
-kernels which save products at the price of more passes are not worth it there.
+TF32, factors of 11 bits. Rounded products are cheap beside a pass over memory, so that kernels which save
+products at the price of more passes are not worth it there; those of float32 are from 64 channels on.
 """
 
 import threading
@@ -33,7 +33,7 @@ WIDE = 32
 
 class _Mode(threading.local):
     dtype: torch.dtype | None = None
-    cheap = False
+    rounded = on_accelerator = False
 
 
 _mode = _Mode()
@@ -46,7 +46,8 @@ def products_of(x: Tensor, weight: Tensor) -> Iterator[None]:
     wide = min(weight.shape[:2]) >= WIDE and x.dtype == torch.float32
     if allowed == "medium" and wide and multiplies_bfloat16(x.device):
         _mode.dtype = torch.bfloat16
-    _mode.cheap = torch.bfloat16 in (_mode.dtype, x.dtype) or not on_cpu
+    _mode.on_accelerator = not on_cpu
+    _mode.rounded = torch.bfloat16 in (_mode.dtype, x.dtype) or not (on_cpu or allowed == "highest")
     wanted = allowed
     if on_cpu and allowed in ("highest", "medium"):
         wanted = "medium" if _onednn_keeps_float32() else "highest"
@@ -57,12 +58,18 @@ def products_of(x: Tensor, weight: Tensor) -> Iterator[None]:
     finally:
         if allowed and wanted != allowed:
             torch.set_float32_matmul_precision(allowed)
-        _mode.dtype, _mode.cheap = None, False
+        _mode.dtype, _mode.rounded, _mode.on_accelerator = None, False, False
 
 
 def products_are_cheap() -> bool:
-    """Whether products cost little beside passes over memory: rounded ones, and those of an accelerator."""
-    return _mode.cheap
+    """Whether products cost little beside calls and sums: rounded ones, and those of an accelerator."""
+    return _mode.rounded or _mode.on_accelerator
+
+
+def products_are_worth_saving(channels: int) -> bool:
+    """Whether products of so many channels cost more than the passes over memory that would save most of
+    them: not where factors are rounded, and on an accelerator from more channels on."""
+    return channels >= (64 if _mode.on_accelerator else 32) and not _mode.rounded
 
 
 def sums_of(like: Tensor, *shape: int) -> Tensor:
@@ -88,14 +95,21 @@ def factor(x: Tensor, name: str, workspace: Workspace) -> Tensor:
 
 
 def multiply_planes(matrix: Tensor, planes: Tensor, out: Tensor) -> None:
-    """out (n, b, size) = matrix (n, b, a) planes (n, a, size): a few long planes, for which MKL is faster
-    whatever the processor. No factor is rounded."""
+    """out ([n,] b, size) = matrix ([n,] b, a) planes ([n,] a, size), without rounding: a few long planes, for
+    which MKL is faster whatever the processor."""
     allowed = matmul_precision()
     if allowed == "medium":
         torch.set_float32_matmul_precision("highest")
-    torch.bmm(matrix, planes, out=out)
+    (torch.mm if matrix.dim() == 2 else torch.bmm)(matrix, planes, out=out)
     if allowed == "medium":
         torch.set_float32_matmul_precision("medium")
+
+
+def one_or_many(matrix: Tensor, planes: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A matrix (b, a), planes (n, a, size) and products (n, b, size) for `multiply_planes`: without n where
+    it is 1, as a batch of one takes torch 10 us more than a product by itself."""
+    n = planes.shape[0]
+    return (matrix, planes[0], out[0]) if n == 1 else (matrix.expand(n, -1, -1), planes, out)
 
 
 def multiply(a: Tensor, b: Tensor, out: Tensor, workspace: Workspace, plus: Tensor | None = None) -> None:

@@ -21,15 +21,16 @@ It is a correlation, in which x and dy may change places: with V of the windows 
 the turned filters. That V is the one which the input gradient takes, so it is computed once for both.
 
 Threads. Each has a part of the chunk to itself from the window to the outputs (see `parts`), and its own copy
-of U and sum dU. Where a part would have fewer than two tiles for each channel, those copies cost more than
-they save: there the chunk is one part, and its planes are shared out.
+of U and sum dU. Where a part would have fewer tiles than half the channels, those copies cost more than they
+save: there the chunk is one part, and its planes are shared out. A GPU does all tiles as one part, but it
+sums dU in shares of them, as places and channels alone would leave units of it idle.
 
 Error: 2e-6 of the largest output in float32, up to four times that of a direct sum.
 
 Source: Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016.
 """
 
-from math import prod
+from math import ceil, gcd, log2, prod
 
 import torch
 from torch import Tensor
@@ -39,11 +40,14 @@ from denoise_cli.nn.kernels.geometry import Geometry, Map, Pair, View, stencil
 from denoise_cli.nn.kernels.joining import Join
 from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_2, F_4_3, MinimalFilter, matrices
 from denoise_cli.nn.kernels.parts import Parts, in_parts
-from denoise_cli.nn.kernels.products import multiply_planes, products_are_cheap, sum_of_pixels
+from denoise_cli.nn.kernels.products import multiply_planes, products_are_worth_saving, sum_of_pixels
 from denoise_cli.nn.kernels.tiles import GradientTiles, InputTiles, OutputTiles, Phased, TileCount
 
 FILTERS = {3: (F_4_3,), 2: (F_3_2, F_4_2)}
 """Minimal filters by their taps."""
+
+UNITS, BLOCK = 128, 64
+"""Blocks of so many rows and columns of products that a large GPU computes at once, each a sum over tiles."""
 
 
 def fits(geometry: Geometry) -> bool:
@@ -55,7 +59,7 @@ def fits(geometry: Geometry) -> bool:
 
 def is_worth_it(which: Map, geometry: Geometry, channels: int, out_channels: int) -> bool:
     """Whether the products that are saved outweigh the transforms."""
-    return min(channels, out_channels) >= 32 and not products_are_cheap()
+    return products_are_worth_saving(min(channels, out_channels))
 
 
 def forward(
@@ -187,7 +191,8 @@ class _Tiling:
         parts = _in_parts(f, inputs, outputs, like)
         count = max(some.count for some in parts)
         # the largest chunk comes first, so that all scratch memory is asked for while nothing lies in it
-        self.filters = _Filters(workspace, like, f, stride, inputs, outputs, count, turned=turned)
+        shares = _shares(f, inputs.channels * outputs.channels, parts[0], like)
+        self.filters = _Filters(workspace, like, f, stride, inputs, outputs, count, shares, turned=turned)
         views: dict[TileCount, _Views] = {}
         for some in parts:
             if some.size not in views:
@@ -206,14 +211,22 @@ def _in_parts(f: MinimalFilter, inputs: Phased, outputs: Phased, like: Tensor) -
     ins, outs, pictures = inputs.channels, outputs.channels, outputs.shape[0]
     (th, tw), widest = _tiles(f, outputs), max(ins, outs)
     intermediates = (2 * f.inputs**2 + f.outputs**2) * widest  # of a tile: V, M and D
-    are_many = pictures * th * tw >= 2 * threads(like) * widest
+    are_many = 2 * pictures * th * tw >= threads(like) * widest
     count = threads(like) if are_many else 1
     return in_parts(pictures, th, tw, intermediates, like, count, f.inputs**2 * ins * outs)
 
 
+def _shares(f: MinimalFilter, channels: int, parts: Parts, like: Tensor) -> int:
+    """Equal shares of a part's tiles, each of which has a sum dU of its own, of so many `channels` (inputs
+    times outputs): one, or on a GPU a power of two that gives all units work."""
+    blocks = f.inputs**2 * channels / BLOCK**2
+    _, *tiles = parts.size
+    return 1 if like.device.type == "cpu" else gcd(prod(tiles), 2 ** max(0, ceil(log2(UNITS / blocks))))
+
+
 class _Filters:
     """U = G g G^T of the filters of a weight (O, C, kh, kw), once for each part of a chunk, and the gradient
-    dU, summed over all chunks.
+    dU, summed over all chunks, once for each share of a part.
 
     `turned`: of filters turned by 180 degrees, C and O exchanged.
     """
@@ -227,10 +240,11 @@ class _Filters:
         inputs: Phased,
         outputs: Phased,
         parts: int,
+        shares: int,
         *,
         turned: bool,
     ) -> None:
-        r, s, self._places, self._parts, self.turned = f.taps, stride, f.inputs**2, parts, turned
+        r, s, places, self._parts, self.turned = f.taps, stride, f.inputs**2, parts, turned
         ins, outs = inputs.channels, outputs.channels
         O, C = (inputs.shape[3], outputs.shape[3]) if turned else (outputs.shape[3], inputs.shape[3])
         m, self._shape = matrices(f, like), (O, C, r, s, r, s)
@@ -239,23 +253,23 @@ class _Filters:
         filters = weight.view(self._shape).permute(*((0, 3, 5, 1, 2, 4) if turned else (3, 5, 1, 0, 2, 4)))
         self._filters = View(filters, weight)
         self._taps = workspace.empty("products", tuple(filters.shape), like)
-        u = workspace.empty("filters", (parts, self._places, ins * outs), like)
-        self._matrix, self._first, self._others = transform[None], u[:1], u[1:]
+        u = workspace.empty("filters", (parts, places, ins * outs), like)
+        self._matrix, self._first, self._others = transform, u[0], u[1:]
         self._u = u.view(-1, ins, outs)
-        # G^T (x) G^T once for each part: transforms dU and sums it over the parts
-        adjoint, size = transform.T.repeat(1, parts)[None], O * s * s * C
-        sums = workspace.empty("sums", (1, parts * self._places, size), like)
-        d_taps = workspace.empty("products", (1, r * r, size), like)
+        # G^T (x) G^T once for each sum: transforms them and adds them up
+        adjoint, size = transform.T.repeat_interleave(shares, 1).repeat(1, parts), O * s * s * C
+        sums = workspace.empty("sums", (adjoint.shape[1], size), like)
+        d_taps = workspace.empty("products", (r * r, size), like)
         self._adjoint, self._d_u = (adjoint, sums, d_taps), sums.view(-1, O, s * s * C)
         # (row, column of the tap, O, row, column of the phase, C) -> (O, C, r s, r s)
         self._d_weight = d_taps.view(r, r, O, s, s, C).permute(2, 5, 0, 3, 1, 4)
 
     def transform(self, weight: Tensor) -> None:
         """Makes U of the filters of a weight, where they lie if that is the order of the product."""
-        filters, taps = self._filters.of(weight.contiguous()), self._matrix.shape[2]
+        filters, taps = self._filters.of(weight.contiguous()), self._matrix.shape[1]
         if not filters.is_contiguous():
             filters = self._taps.copy_(filters)
-        multiply_planes(self._matrix, filters.view(1, -1, taps).transpose(1, 2), self._first)
+        multiply_planes(self._matrix, filters.view(-1, taps).T, self._first)
         if self._parts > 1:
             self._others.copy_(self._first.expand_as(self._others))
 
@@ -265,10 +279,11 @@ class _Filters:
         d_weight.view(self._shape).add_(self._d_weight)
 
     def of(self, parts: int) -> tuple[Tensor, Tensor]:
-        """U and dU of the first so many parts: (parts places, inputs, outputs), (parts places, O, s s C)."""
+        """U (parts places, inputs, outputs) and dU (parts places shares, O, s s C) of the first parts."""
         if parts == self._parts:
             return self._u, self._d_u
-        return self._u[: parts * self._places], self._d_u[: parts * self._places]
+        u, d_u = (t.view(self._parts, -1, *t.shape[1:])[:parts].flatten(0, 1) for t in (self._u, self._d_u))
+        return u, d_u
 
 
 class _Views:
@@ -296,7 +311,7 @@ class _Chunk:
         self._windows, self._pixels = self._inputs.readings(parts), self._gradients.readings(parts)
         self._writings = self._outputs.writings(parts)
         self._u, self._d_u = filters.of(parts.count)
-        v, d_m = self._inputs.v, self._gradients.m
+        v, d_m = (t.view(len(self._d_u), -1, t.shape[2]) for t in (self._inputs.v, self._gradients.m))
         a, b = (v, d_m) if filters.turned else (d_m, v)
         self._factors, self._begun = (a.transpose(1, 2), b), int(not is_first)
 
