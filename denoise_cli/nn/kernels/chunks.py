@@ -19,8 +19,9 @@ ALIGNMENT = 64
 """Bytes that tensors in scratch memory begin at a multiple of: a line of the cache."""
 
 CHUNK = 3840 * 1024
-"""Bytes that the intermediates of a chunk take, for each thread: few enough to stay in cache, enough for the
-fixed cost of a tensor operation, a few microseconds, and of a product's packing not to matter."""
+"""Bytes that the intermediates of a chunk take, for each of two threads: few enough to stay in cache, enough
+for the fixed cost of a tensor operation, a few microseconds, and of a product's packing not to matter. Each
+further thread adds half as much, as the last cache is common to all."""
 
 PLANS = 128
 """How many plans a workspace keeps: those of a large network, and an end to those of many pictures."""
@@ -38,7 +39,8 @@ def chunk_size(like: Tensor, beside: int = 0) -> int:
     """Values of a chunk's intermediates: more by those that are read `beside` them for each chunk."""
     if like.device.type != "cpu":
         return 2**62
-    return CHUNK // like.element_size() * torch.get_num_threads() + beside
+    count = torch.get_num_threads()
+    return CHUNK * min(2 * count, count + 2) // (2 * like.element_size()) + beside
 
 
 def chunks_of_rows(

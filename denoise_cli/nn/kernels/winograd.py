@@ -247,10 +247,13 @@ class _Filters:
         r, s, places, self._parts, self.turned = f.taps, stride, f.inputs**2, parts, turned
         ins, outs = inputs.channels, outputs.channels
         O, C = (inputs.shape[3], outputs.shape[3]) if turned else (outputs.shape[3], inputs.shape[3])
-        m, self._shape = matrices(f, like), (O, C, r, s, r, s)
-        transform, weight = m.turned_filters if turned else m.filters, stencil((O, C, r * s, r * s))
-        # (O, s, s, C, r, r) or (s, s, C, O, r, r): the inputs of a product, its outputs, the taps
-        filters = weight.view(self._shape).permute(*((0, 3, 5, 1, 2, 4) if turned else (3, 5, 1, 0, 2, 4)))
+        m, weight, self._phases = matrices(f, like), stencil((O, C, r * s, r * s)), s > 1
+        transform = m.turned_filters if turned else m.filters
+        # (O, s, s, C) or (s, s, C, O), inputs of a product and its outputs, and the taps: these first where
+        # there are phases, as torch is slow to copy runs of two
+        channels, taps = ((0, 3, 5, 1) if turned else (3, 5, 1, 0)), (2, 4)
+        order = (*taps, *channels) if self._phases else (*channels, *taps)
+        filters = weight.view(O, C, r, s, r, s).permute(*order)
         self._filters = View(filters, weight)
         self._taps = workspace.empty("products", tuple(filters.shape), like)
         u = workspace.empty("filters", (parts, places, ins * outs), like)
@@ -261,22 +264,27 @@ class _Filters:
         sums = workspace.empty("sums", (adjoint.shape[1], size), like)
         d_taps = workspace.empty("products", (r * r, size), like)
         self._adjoint, self._d_u = (adjoint, sums, d_taps), sums.view(-1, O, s * s * C)
-        # (row, column of the tap, O, row, column of the phase, C) -> (O, C, r s, r s)
-        self._d_weight = d_taps.view(r, r, O, s, s, C).permute(2, 5, 0, 3, 1, 4)
+        # (row, column of the tap, O, row, column of the phase, C) -> (O, r, s, r, s, C) -> (O, C, taps)
+        self._d_filters = d_taps.view(r, r, O, s, s, C).permute(2, 0, 3, 1, 4, 5)
+        self._by_tap = workspace.empty("sums", tuple(self._d_filters.shape), like)  # which have been added up
+        self._d_weight = (self._by_tap if self._phases else self._d_filters).view(O, -1, C).transpose(1, 2)
 
     def transform(self, weight: Tensor) -> None:
         """Makes U of the filters of a weight, where they lie if that is the order of the product."""
         filters, taps = self._filters.of(weight.contiguous()), self._matrix.shape[1]
         if not filters.is_contiguous():
             filters = self._taps.copy_(filters)
-        multiply_planes(self._matrix, filters.view(-1, taps).T, self._first)
+        planes = filters.view(taps, -1) if self._phases else filters.view(-1, taps).T
+        multiply_planes(self._matrix, planes, self._first)
         if self._parts > 1:
             self._others.copy_(self._first.expand_as(self._others))
 
     def add_gradient(self, d_weight: Tensor) -> None:
         """Adds G^T dU G of every filter to dL/dweight."""
         multiply_planes(*self._adjoint)
-        d_weight.view(self._shape).add_(self._d_weight)
+        if self._phases:
+            self._by_tap.copy_(self._d_filters)
+        d_weight.view(self._d_weight.shape).add_(self._d_weight)
 
     def of(self, parts: int) -> tuple[Tensor, Tensor]:
         """U (parts places, inputs, outputs) and dU (parts places shares, O, s s C) of the first parts."""
