@@ -18,7 +18,7 @@ from denoise_cli.nn.kernels.memory import pages
 ALIGNMENT = 64
 """Bytes that tensors in scratch memory begin at a multiple of: a line of the cache."""
 
-CHUNK = 3840 * 1024
+CHUNK = 4352 * 1024
 """Bytes that the intermediates of a chunk take, for each of two threads: few enough to stay in cache, enough
 for the fixed cost of a tensor operation, a few microseconds, and of a product's packing not to matter. Each
 further thread adds half as much, as the last cache is common to all."""
