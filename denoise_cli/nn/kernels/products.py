@@ -105,7 +105,7 @@ def multiply_planes(matrix: Tensor, planes: Tensor, out: Tensor) -> None:
         torch.set_float32_matmul_precision("medium")
 
 
-def one_or_many(matrix: Tensor, planes: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def operands(matrix: Tensor, planes: Tensor, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """A matrix (b, a), planes (n, a, size) and products (n, b, size) for `multiply_planes`: without n where
     it is 1, as a batch of one takes torch 10 us more than a product by itself."""
     n = planes.shape[0]

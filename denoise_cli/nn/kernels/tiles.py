@@ -32,7 +32,7 @@ from denoise_cli.nn.kernels.geometry import (
 from denoise_cli.nn.kernels.joining import Join
 from denoise_cli.nn.kernels.minimal_filters import MinimalFilter, matrices
 from denoise_cli.nn.kernels.parts import Parts
-from denoise_cli.nn.kernels.products import multiply_planes, one_or_many
+from denoise_cli.nn.kernels.products import multiply_planes, operands
 
 TileCount = tuple[int, int, int, int]
 """Parts, and the pictures, rows and columns of tiles in each: (p, n, th, tw)."""
@@ -110,7 +110,7 @@ class InputTiles:
         self._windows, self._d = pixels.as_strided(shape, strides), workspace.empty("planes", shape, like)
         size = n * th * tw * channels
         v = workspace.empty("products", (p, k * k, size), like)
-        self._transform = one_or_many(matrices(f, like).inputs, self._d.view(p, k * k, size), v)
+        self._transform = operands(matrices(f, like).inputs, self._d.view(p, k * k, size), v)
         self.v = v.view(p * k * k, n * th * tw, channels)
 
     def readings(self, parts: Parts) -> list[Reading]:
@@ -137,7 +137,7 @@ class OutputTiles:
         (p, n, th, tw), k, o, channels = tiles, f.inputs, f.outputs, pictures.channels
         self.m = workspace.empty("planes", (p * k * k, n * th * tw, channels), like)
         y = workspace.empty("products", (p, o * o, n * th * tw * channels), like)
-        self._transform = one_or_many(matrices(f, like).outputs, self.m.view(p, k * k, -1), y)
+        self._transform = operands(matrices(f, like).outputs, self.m.view(p, k * k, -1), y)
         self._tiles = _in_pictures(y.view(p, o, o, n, th, tw, channels))
         self._pictures, self._side = pictures, o
         self._y = y.view(-1, pictures.shape[3])
@@ -178,7 +178,7 @@ class GradientTiles:
         size = n * th * tw * channels
         d = workspace.empty("tiles", (p, o * o, size), like)
         m = workspace.empty("planes", (p, k * k, size), like)
-        self._transform = one_or_many(matrices(f, like).outputs.T, d, m)
+        self._transform = operands(matrices(f, like).outputs.T, d, m)
         self._tiles = _in_pictures(d.view(p, o, o, n, th, tw, channels))
         self._pictures, self._side = pictures, o
         self._whole = workspace.empty("planes", (p, n, th * o, tw * o, channels), like)

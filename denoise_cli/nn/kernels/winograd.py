@@ -21,9 +21,9 @@ It is a correlation, in which x and dy may change places: with V of the windows 
 the turned filters. That V is the one which the input gradient takes, so it is computed once for both.
 
 Threads. Each has a part of the chunk to itself from the window to the outputs (see `parts`), and its own copy
-of U and sum dU. Where a part would have fewer tiles than half the channels, those copies cost more than they
-save: there the chunk is one part, and its planes are shared out. A GPU does all tiles as one part, but it
-sums dU in shares of them, as places and channels alone would leave units of it idle.
+of U and sum dU. Where a part would have fewer tiles than channels, or with two threads less than twice as
+many, those copies cost more than they save: there the chunk is one part, and its planes are shared out. A GPU
+does all tiles as one part, but sums dU in shares of them: places and channels alone leave units of it idle.
 
 Error: 2e-6 of the largest output in float32, up to four times that of a direct sum.
 
@@ -211,7 +211,7 @@ def _in_parts(f: MinimalFilter, inputs: Phased, outputs: Phased, like: Tensor) -
     ins, outs, pictures = inputs.channels, outputs.channels, outputs.shape[0]
     (th, tw), widest = _tiles(f, outputs), max(ins, outs)
     intermediates = (2 * f.inputs**2 + f.outputs**2) * widest  # of a tile: V, M and D
-    are_many = 2 * pictures * th * tw >= threads(like) * widest
+    are_many = pictures * th * tw >= max(threads(like), 4) * widest
     count = threads(like) if are_many else 1
     return in_parts(pictures, th, tw, intermediates, like, count, f.inputs**2 * ins * outs)
 
