@@ -52,7 +52,7 @@ class MSE(Loss):
     yaml_name = "mse"
 
     def value(self, difference: Tensor) -> Tensor:
-        return torch.mul(difference, difference, out=empty_like(difference)).mean()
+        return mean_squares(difference).mean()
 
     def slope(self, difference: Tensor) -> Tensor:
         return difference.mul_(2)
@@ -114,8 +114,16 @@ class NegativePSNR(Loss):
 
     def _errors(self, difference: Tensor) -> Tensor:
         """mse_i + epsilon, in a shape that goes with d."""
-        squares, inner = difference.square(), tuple(range(1, difference.ndim))
-        return (squares.mean(inner, keepdim=True) if inner else squares).add_(self.epsilon)
+        return mean_squares(difference).add_(self.epsilon)
+
+
+def mean_squares(difference: Tensor) -> Tensor:
+    """The mean of d^2 in each picture, in a shape that goes with d; no memory is taken for the squares."""
+    if difference.ndim < 2:
+        return difference.square()
+    inner = tuple(range(1, difference.ndim))
+    norms: Tensor = torch.linalg.vector_norm(difference, dim=inner, keepdim=True)
+    return norms.square_().mul_(len(difference) / difference.numel())
 
 
 LOSSES: dict[str, type[Loss]] = {loss.yaml_name: loss for loss in (MSE, L1, Charbonnier, NegativePSNR)}
