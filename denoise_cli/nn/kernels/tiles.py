@@ -6,7 +6,7 @@ transform of rows and columns at once is a product of a small matrix with planes
 and channels, which costs little more than copying them does.
 
 The scratch memory has "planes" and "products", and all goes from one to the other; pictures lie there too, as
-long as there are none. It has "tiles" beside, and the kernel more. All views are made once, for all chunks of
+long as there are none. It has "tiles" beside, and filters more. All views are made once, for all chunks of
 a size or, where they depend on its place in the pictures, for each chunk.
 """
 

@@ -7,7 +7,7 @@ filter g on a window d of (m + r - 1)^2 inputs by
 
 Summed over channels, "U * V" is a matrix product for each place p of the window, M[p] = V[p] U[p] with V[p]
 (tiles, C) and U[p] (C, O): one `bmm`. F(4, 3) needs 36 products for 16 outputs instead of 144, F(3, 2) 16 for
-9 instead of 36, F(4, 2) 25 for 16 instead of 64. `tiles` has the transforms.
+9 instead of 36, F(4, 2) 25 for 16 instead of 64. `tiles` and `filter_transforms` have the transforms.
 
 Strides. A kernel of r s taps with stride s is an r x r kernel on the s x s phases of the padded picture laid
 side by side as channels (see `shifted`): r = 2 covers the 4x4 kernels of stride 2 that shrink and enlarge.
@@ -36,11 +36,12 @@ import torch
 from torch import Tensor
 
 from denoise_cli.nn.kernels.chunks import Workspace, chunk_size, local_workspace, threads
-from denoise_cli.nn.kernels.geometry import Geometry, Map, Pair, View, stencil
+from denoise_cli.nn.kernels.filter_transforms import FilterTransforms
+from denoise_cli.nn.kernels.geometry import Geometry, Map, Pair
 from denoise_cli.nn.kernels.joining import Join
-from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_2, F_4_3, MinimalFilter, matrices
+from denoise_cli.nn.kernels.minimal_filters import F_3_2, F_4_2, F_4_3, MinimalFilter
 from denoise_cli.nn.kernels.parts import Parts, in_parts
-from denoise_cli.nn.kernels.products import multiply_planes, products_are_worth_saving, sum_of_pixels
+from denoise_cli.nn.kernels.products import products_are_worth_saving, sum_of_pixels
 from denoise_cli.nn.kernels.tiles import GradientTiles, InputTiles, OutputTiles, Phased, TileCount
 
 FILTERS = {3: (F_4_3,), 2: (F_3_2, F_4_2)}
@@ -190,9 +191,11 @@ class _Tiling:
         f = min(FILTERS[taps], key=lambda f: prod(_tiles(f, outputs)) * f.inputs**2)
         parts = _in_parts(f, inputs, outputs, like)
         count = max(some.count for some in parts)
-        # the largest chunk comes first, so that all scratch memory is asked for while nothing lies in it
         shares = _shares(f, inputs.channels * outputs.channels, parts[0], like)
-        self.filters = _Filters(workspace, like, f, stride, inputs, outputs, count, shares, turned=turned)
+        # the largest chunk comes first, so that all scratch memory is asked for while nothing lies in it
+        self.filters = FilterTransforms(
+            workspace, like, f, stride, inputs, outputs, count, shares, turned=turned
+        )
         views: dict[TileCount, _Views] = {}
         for some in parts:
             if some.size not in views:
@@ -224,76 +227,6 @@ def _shares(f: MinimalFilter, channels: int, parts: Parts, like: Tensor) -> int:
     return 1 if like.device.type == "cpu" else gcd(prod(tiles), 2 ** max(0, ceil(log2(UNITS / blocks))))
 
 
-class _Filters:
-    """U = G g G^T of the filters of a weight (O, C, kh, kw), once for each part of a chunk, and the gradient
-    dU, summed over all chunks, once for each share of a part.
-
-    `turned`: of filters turned by 180 degrees, C and O exchanged.
-    """
-
-    def __init__(
-        self,
-        workspace: Workspace,
-        like: Tensor,
-        f: MinimalFilter,
-        stride: int,
-        inputs: Phased,
-        outputs: Phased,
-        parts: int,
-        shares: int,
-        *,
-        turned: bool,
-    ) -> None:
-        r, s, places, self._parts, self.turned = f.taps, stride, f.inputs**2, parts, turned
-        ins, outs = inputs.channels, outputs.channels
-        O, C = (inputs.shape[3], outputs.shape[3]) if turned else (outputs.shape[3], inputs.shape[3])
-        m, weight, self._phases = matrices(f, like), stencil((O, C, r * s, r * s)), s > 1
-        transform = m.turned_filters if turned else m.filters
-        # (O, s, s, C) or (s, s, C, O), inputs of a product and its outputs, and the taps: these first where
-        # there are phases, as torch is slow to copy runs of two
-        channels, taps = ((0, 3, 5, 1) if turned else (3, 5, 1, 0)), (2, 4)
-        order = (*taps, *channels) if self._phases else (*channels, *taps)
-        filters = weight.view(O, C, r, s, r, s).permute(*order)
-        self._filters = View(filters, weight)
-        self._taps = workspace.empty("products", tuple(filters.shape), like)
-        u = workspace.empty("filters", (parts, places, ins * outs), like)
-        self._matrix, self._first, self._others = transform, u[0], u[1:]
-        self._u = u.view(-1, ins, outs)
-        # G^T (x) G^T once for each sum: transforms them and adds them up
-        adjoint, size = transform.T.repeat_interleave(shares, 1).repeat(1, parts), O * s * s * C
-        sums = workspace.empty("sums", (adjoint.shape[1], size), like)
-        d_taps = workspace.empty("products", (r * r, size), like)
-        self._adjoint, self._d_u = (adjoint, sums, d_taps), sums.view(-1, O, s * s * C)
-        # (row, column of the tap, O, row, column of the phase, C) -> (O, r, s, r, s, C) -> (O, C, taps)
-        self._d_filters = d_taps.view(r, r, O, s, s, C).permute(2, 0, 3, 1, 4, 5)
-        self._by_tap = workspace.empty("sums", tuple(self._d_filters.shape), like)  # which have been added up
-        self._d_weight = (self._by_tap if self._phases else self._d_filters).view(O, -1, C).transpose(1, 2)
-
-    def transform(self, weight: Tensor) -> None:
-        """Makes U of the filters of a weight, where they lie if that is the order of the product."""
-        filters, taps = self._filters.of(weight.contiguous()), self._matrix.shape[1]
-        if not filters.is_contiguous():
-            filters = self._taps.copy_(filters)
-        planes = filters.view(taps, -1) if self._phases else filters.view(-1, taps).T
-        multiply_planes(self._matrix, planes, self._first)
-        if self._parts > 1:
-            self._others.copy_(self._first.expand_as(self._others))
-
-    def add_gradient(self, d_weight: Tensor) -> None:
-        """Adds G^T dU G of every filter to dL/dweight."""
-        multiply_planes(*self._adjoint)
-        if self._phases:
-            self._by_tap.copy_(self._d_filters)
-        d_weight.view(self._d_weight.shape).add_(self._d_weight)
-
-    def of(self, parts: int) -> tuple[Tensor, Tensor]:
-        """U (parts places, inputs, outputs) and dU (parts places shares, O, s s C) of the first parts."""
-        if parts == self._parts:
-            return self._u, self._d_u
-        u, d_u = (t.view(self._parts, -1, *t.shape[1:])[:parts].flatten(0, 1) for t in (self._u, self._d_u))
-        return u, d_u
-
-
 class _Views:
     """Those of the scratch memory that all chunks of a size have in common."""
 
@@ -314,7 +247,7 @@ class _Views:
 class _Chunk:
     """Tiles of some parts: M = V U, and dU = V^T dM, from pictures x to pictures y (N, H, W, channels)."""
 
-    def __init__(self, views: _Views, parts: Parts, filters: _Filters, is_first: bool) -> None:
+    def __init__(self, views: _Views, parts: Parts, filters: FilterTransforms, is_first: bool) -> None:
         self._inputs, self._outputs, self._gradients = views.inputs, views.outputs, views.gradients
         self._windows, self._pixels = self._inputs.readings(parts), self._gradients.readings(parts)
         self._writings = self._outputs.writings(parts)
