@@ -52,7 +52,7 @@ class MSE(Loss):
     yaml_name = "mse"
 
     def value(self, difference: Tensor) -> Tensor:
-        return mean_squares(difference).mean()
+        return _mean_squares(difference).mean()
 
     def slope(self, difference: Tensor) -> Tensor:
         return difference.mul_(2)
@@ -114,10 +114,10 @@ class NegativePSNR(Loss):
 
     def _errors(self, difference: Tensor) -> Tensor:
         """mse_i + epsilon, in a shape that goes with d."""
-        return mean_squares(difference).add_(self.epsilon)
+        return _mean_squares(difference).add_(self.epsilon)
 
 
-def mean_squares(difference: Tensor) -> Tensor:
+def _mean_squares(difference: Tensor) -> Tensor:
     """The mean of d^2 in each picture, in a shape that goes with d; no memory is taken for the squares."""
     if difference.ndim < 2:
         return difference.square()

@@ -78,7 +78,5 @@ class FilterTransforms:
 
     def of(self, parts: int) -> tuple[Tensor, Tensor]:
         """U (parts places, inputs, outputs) and dU (parts places shares, O, s s C) of the first parts."""
-        if parts == self._parts:
-            return self._u, self._d_u
         u, d_u = (t.view(self._parts, -1, *t.shape[1:])[:parts].flatten(0, 1) for t in (self._u, self._d_u))
         return u, d_u
